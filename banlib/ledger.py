@@ -1,0 +1,110 @@
+"""Paper beside measured: lineages in, data frames out. Errors in percent, intervals at 95 % over seeds."""
+
+import itertools
+
+import pandas as pd
+from scipy import stats
+
+from banlib import ensemble, paper
+from banlib.recipe import generation_name
+
+COLUMNS = {"Teacher": "Baseline"}  # what the paper's table 1 calls our names; the others are the same
+
+
+def errors(lineages):
+    """One row per seed and model, single networks and ensembles of generations.
+
+    Columns: seed, name, generation (the youngest member), members, error (%), nll (nats), ece (%).
+    """
+    labels, rows = lineages.labels(), []
+    for seed, runs in lineages.runs.items():
+        singles = {generation_name(generation): (generation,) for generation in range(len(runs))}
+        for name, chosen in (singles | ensemble.members(len(runs) - 1)).items():
+            probabilities = ensemble.average([runs[generation].probabilities for generation in chosen])
+            rows.append(
+                {
+                    "seed": seed,
+                    "name": name,
+                    "generation": max(chosen),
+                    "members": len(chosen),
+                    "error": ensemble.error(probabilities, labels),
+                    "nll": ensemble.nll(probabilities, labels),
+                    "ece": ensemble.calibration_error(probabilities, labels),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def interval(values):
+    """(mean, half-width of the 95 % t interval of the mean); the half-width of fewer than two values is NaN."""
+    values = pd.Series(values, dtype=float)
+    if len(values) < 2:
+        return values.mean(), float("nan")
+    return values.mean(), stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+
+
+def summary(frame, column="error"):
+    """Mean over seeds of a column of `errors`, in its order: name, mean, ci95 (half-width), seeds."""
+    rows = []
+    for name, group in frame.groupby("name", sort=False):
+        mean, half = interval(group[column])
+        rows.append({"name": name, "mean": mean, "ci95": half, "seeds": len(group)})
+    return pd.DataFrame(rows)
+
+
+def paired(frame, against="Teacher", column="error"):
+    """Each model minus `against` within the same seed: name, difference, ci95, p (paired t-test), wins, seeds.
+
+    Negative differences are improvements. Pairing removes what a lucky or unlucky seed gives both.
+    """
+    table = frame.pivot(index="seed", columns="name", values=column)
+    rows = []
+    for name in frame["name"].unique():
+        if name == against:
+            continue
+        difference = table[name] - table[against]
+        mean, half = interval(difference)
+        constant = len(difference) < 2 or difference.nunique() < 2
+        p = float("nan") if constant else stats.ttest_rel(table[name], table[against]).pvalue
+        rows.append(
+            {"name": name, "difference": mean, "ci95": half, "p": p, "wins": int((difference < 0).sum()),
+             "seeds": len(difference)}
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def beside_paper(frame, network):
+    """Table 1's row of a network beside our means: name, paper (%), measured (%), ci95, seeds, verdict.
+
+    The verdict compares signs only: does the model beat the teacher in the paper, and here with an interval clear of
+    zero. It is about the claim, not about the value, which belongs to another dataset or size unless the network and
+    recipe are the paper's.
+    """
+    row = paper.row(network)
+    printed = {} if row is None else row.errors
+    table = summary(frame)
+    table.insert(1, "paper", [printed.get(COLUMNS.get(name, name)) for name in table["name"]])
+    verdicts = {entry["name"]: verdict(entry) for entry in paired(frame).to_dict("records")}
+    table["verdict"] = [verdicts.get(name, "") for name in table["name"]]
+    return table.rename(columns={"mean": "measured"})
+
+
+def verdict(entry):
+    if entry["seeds"] < 2:
+        return "below its teacher, one seed" if entry["difference"] < 0 else "not below its teacher, one seed"
+    if entry["difference"] + entry["ci95"] < 0:
+        return "beats its teacher"
+    return "worse than its teacher" if entry["difference"] - entry["ci95"] > 0 else "undecided"
+
+
+def curves(lineages):
+    """Every epoch of every run: seed, name, and the columns of `Run.metrics`."""
+    return pd.concat(
+        [
+            run.metrics.assign(seed=seed, name=run.spec.name)
+            for seed, run in itertools.chain.from_iterable(
+                ((seed, run) for run in runs) for seed, runs in lineages.runs.items()
+            )
+        ],
+        ignore_index=True,
+    )

@@ -1,0 +1,44 @@
+"""Every test has its own BANLIB_HOME, one thread, and, where it trains, a network small enough to train in a second."""
+
+import pytest
+import torch
+
+from banlib import data
+from banlib.recipe import PROFILES, Recipe, RunSpec
+from banlib.store import Store
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("BANLIB_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("BANLIB_DATA", raising=False)
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def store():
+    return Store()
+
+
+TINY = PROFILES["digits"].recipe.model_copy(update={"epochs": 4, "lr_milestones": (2,), "test_every": 2})
+
+
+def tiny_spec(generation=0, teacher=None, network="DenseNetBC-10-4", recipe=TINY, objective=None, **changes):
+    """A run that trains in about a second: digits, one unit per block."""
+    return RunSpec(
+        **{
+            "network": network,
+            "dataset": "digits",
+            "dataset_digest": data.load("digits").digest,
+            "recipe": recipe,
+            "objective": objective or ("label+teacher" if teacher else "label"),
+            "seed": 0,
+            "generation": generation,
+            "teacher": teacher,
+        }
+        | changes
+    )
+
+
+def recipe(**changes):
+    return Recipe(**(TINY.model_dump() | changes))

@@ -1,0 +1,118 @@
+"""Specs, ids and the validation of everything a user can type."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+from conftest import TINY, recipe, tiny_spec
+from pydantic import ValidationError
+
+from banlib.recipe import PROFILES, Recipe, RunSpec, check_gens, check_network, check_parameters, check_seeds
+
+
+def test_the_papers_schedule():
+    """0.1, times 0.2 after epochs 60, 120 and 160 (the recipe of wide residual networks)."""
+    paper = PROFILES["cifar100"].recipe
+    rates = {epoch: paper.lr_at(epoch) for epoch in (1, 60, 61, 120, 121, 160, 161, 200)}
+    expected = {1: 0.1, 60: 0.1, 61: 0.02, 120: 0.02, 121: 0.004, 160: 0.004, 161: 0.0008, 200: 0.0008}
+    assert rates == pytest.approx(expected)
+    assert (paper.epochs, paper.batch, paper.momentum, paper.weight_decay) == (200, 128, 0.9, 5e-4)
+    assert paper.nesterov and paper.flip and paper.pad == 4 and paper.border == "reflect" and paper.dropout == 0.3
+
+
+def test_every_determinant_changes_the_run_id():
+    spec = tiny_spec()
+    others = [
+        tiny_spec(network="DenseNetBC-10-5"),
+        tiny_spec(dataset_digest="0" * 64),
+        tiny_spec(seed=1),
+        tiny_spec(1, teacher="0" * 16),
+        tiny_spec(1, teacher="1" * 16),
+        tiny_spec(2, teacher="1" * 16),
+        tiny_spec(1, teacher="1" * 16, objective="teacher"),
+        tiny_spec(1, teacher="1" * 16, temperature=2.0),
+        *(tiny_spec(recipe=recipe(**{name: value})) for name, value in {
+            "epochs": 5, "batch": 49, "lr": 0.2, "lr_milestones": (3,), "lr_factor": 0.1, "momentum": 0.8,
+            "nesterov": False, "weight_decay": 1e-4, "pad": 2, "border": "zero", "flip": True, "dropout": 0.0,
+            "precision": "auto",
+        }.items()),
+    ]  # fmt: skip
+    ids = {other.run_id for other in others}
+    assert len(ids) == len(others) and spec.run_id not in ids
+
+
+def test_the_run_id_is_the_same_in_another_process():
+    """Not a salted hash, no memory address, no dict order."""
+    spec = tiny_spec()
+    code = f"from banlib.recipe import RunSpec; print(RunSpec.model_validate_json({spec.canonical()!r}).run_id)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert told == spec.run_id
+
+
+def test_a_spec_cannot_change_and_holds_nothing_unknown():
+    with pytest.raises(ValidationError):
+        tiny_spec().seed = 3
+    with pytest.raises(ValidationError):
+        RunSpec(**tiny_spec().model_dump(), surprise=1)
+
+
+@pytest.mark.parametrize("changes", [
+    {"epochs": 0}, {"batch": 0}, {"lr": 0}, {"lr": math.nan}, {"lr": math.inf}, {"momentum": 1.0}, {"pad": -1},
+    {"weight_decay": -1}, {"border": "wrap"}, {"precision": "fp8"}, {"dropout": 1.0},
+])  # fmt: skip
+def test_an_absurd_recipe_is_refused(changes):
+    with pytest.raises(ValidationError):
+        Recipe(**(TINY.model_dump() | changes))
+
+
+def test_a_student_needs_a_teacher_and_a_teacher_none():
+    with pytest.raises(ValidationError, match="do not go together"):
+        tiny_spec(1, objective="label+teacher")
+    with pytest.raises(ValidationError, match="do not go together"):
+        tiny_spec(0, teacher="0" * 16, objective="label")
+    with pytest.raises(ValidationError, match="did you mean 'label.teacher'"):
+        tiny_spec(1, teacher="0" * 16, objective="labels+teacher")
+    with pytest.raises(ValidationError):
+        tiny_spec(1, teacher="0" * 16, temperature=0)
+
+
+@pytest.mark.parametrize("value, gens", [(0, 0), (3, 3), (20, 20), ("3", 3), (3.0, 3)])
+def test_gens(value, gens):
+    assert check_gens(value) == gens
+
+
+@pytest.mark.parametrize("value", [-1, 21, 10**9, "three", "1e3", 1e3, "nan", math.nan, math.inf, None, "None", True,
+                                   2.5, [3], "", "9" * 5000, "३"])  # fmt: skip
+def test_bad_gens_are_one_sentence(value):
+    with pytest.raises(ValueError, match="^gens must be an integer from 0 to 20, got ") as caught:
+        check_gens(value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value, seeds", [(3, (0, 1, 2)), ("3", (0, 1, 2)), ("4,7", (4, 7)), ([4, 7], (4, 7)),
+                                          ("4,", (4,)), ("4, 7", (4, 7)), ((0,), (0,))])  # fmt: skip
+def test_seeds(value, seeds):
+    assert check_seeds(value) == seeds
+
+
+@pytest.mark.parametrize("value", [0, -1, 10**9, "three", "4,4", "4,x", [], [1.5], ["a"], None, "nan", {}, "-1,2", ","])
+def test_bad_seeds_are_one_sentence(value):
+    with pytest.raises(ValueError, match="^seeds must be a count from 1 to 100 or a list"):
+        check_seeds(value)
+
+
+def test_unknown_names_suggest_the_nearest():
+    with pytest.raises(ValueError, match="unknown profile 'digit'; did you mean 'digits'"):
+        check_parameters(profile="digit")
+    with pytest.raises(ValueError, match="unknown network 'DenseNet-90-60'; did you mean 'DenseNetBC-90-60'"):
+        check_network("DenseNet-90-60")
+
+
+def test_parameters_leave_to_the_profile_what_is_not_said():
+    profile = PROFILES["digits"]
+    for settings in (check_parameters("digits"), check_parameters("digits", "auto", "auto", "auto")):
+        assert settings == (profile, profile.network, profile.gens, tuple(range(profile.seeds)))
+    with pytest.raises(ValueError, match="gens must be an integer from 0 to 20, got None"):
+        check_parameters(gens=None)
+    assert check_parameters("cifar100", "DenseNetBC-40-12", "2", "5,6")[1:] == ("DenseNetBC-40-12", 2, (5, 6))
