@@ -1,0 +1,333 @@
+"""What a newcomer meets first: set-up files that agree with each other, commands that exist, a repository that is clean."""
+
+import ast
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from banlib import paper
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+REQUIREMENTS = [Requirement(r) for r in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]]
+CONDA_NAMES = {"matplotlib": "matplotlib-base", "torch": "pytorch"}  # conda-forge's other names for the same package
+LOCK = (ROOT / "requirements.lock").read_text()
+README = (ROOT / "README.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
+NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
+
+
+def locked():
+    """Name -> versions pinned (one, or several under different markers)."""
+    pins = {}
+    for name, version in re.findall(r"^([a-z0-9._-]+)==([^ ;\\]+)", LOCK, flags=re.M):
+        pins.setdefault(name, []).append(version)
+    return pins
+
+
+def tracked_files():
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True).stdout
+    return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+
+
+# pyproject.toml, requirements.lock, environment.yml
+
+
+@pytest.mark.parametrize("requirement", REQUIREMENTS, ids=lambda requirement: requirement.name)
+def test_lock_pins_every_dependency_within_its_range(requirement):
+    assert any(spec.operator == ">=" for spec in requirement.specifier), "a dependency without a lower bound"
+    for version in locked()[requirement.name]:
+        assert requirement.specifier.contains(version)
+
+
+def test_lock_is_hashed_and_names_no_address():
+    entries = [line for line in LOCK.splitlines() if line and not line.startswith((" ", "#"))]
+    assert len(entries) > len(REQUIREMENTS)
+    for line in entries:
+        assert re.fullmatch(r"[a-z0-9._-]+==\S+( ; .+)? \\", line), line
+    hashed = re.findall(r"^[a-z0-9._-]+==.*\n +--hash=sha256:[0-9a-f]{64}", LOCK, flags=re.M)
+    assert len(hashed) == len(entries)
+    assert "://" not in LOCK and "--index" not in LOCK and "--find-links" not in LOCK
+
+
+def test_lock_builds_the_package_without_fetching_anything():
+    """`pip install --no-build-isolation` needs the build backend among the locked packages."""
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]
+    for requirement in map(Requirement, build["requires"]):
+        assert all(requirement.specifier.contains(version) for version in locked()[requirement.name])
+
+
+def test_environment_yml_has_the_same_ranges():
+    listed = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    conda = dict(entry.partition(" ")[::2] for entry in listed if isinstance(entry, str))
+    pip = [entry["pip"] for entry in listed if isinstance(entry, dict)]
+    assert conda.pop("python") == str(PROJECT["requires-python"]).replace(" ", "")
+    assert conda.pop("pip") == "" and pip == [["--editable ."]]
+    expected = {CONDA_NAMES.get(r.name, r.name): set(map(str, r.specifier)) for r in REQUIREMENTS}
+    assert {name: set(bounds.split(",")) for name, bounds in conda.items()} == expected
+
+
+def test_python_range_is_one_everywhere():
+    assert PROJECT["requires-python"] == ">=3.11,<3.14"
+    assert "(3, 11) <= sys.version_info[:2] <= (3, 13)" in MAKEFILE
+    assert "--python-version 3.11" in MAKEFILE
+
+
+def test_every_import_is_declared():
+    distributions = importlib.metadata.packages_distributions()
+    declared = {r.name for r in REQUIREMENTS}
+    for file in sorted(ROOT.glob("banlib/**/*.py")) + sorted(ROOT.glob("tests/**/*.py")):
+        for name in imports(file):
+            top = name.partition(".")[0]
+            if top in sys.stdlib_module_names or top in ("banlib", "tests", "conftest") or (file.parent / f"{top}.py").exists():
+                continue
+            candidates = {d.lower().replace("_", "-") for d in distributions[top]}
+            assert candidates & declared, f"{file.relative_to(ROOT)} imports {name}, which pyproject.toml does not list"
+
+
+def imports(file):
+    """Names of the modules that a file imports, at any depth."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            package = file.relative_to(ROOT).parts[: -node.level] if node.level else ()
+            module = ".".join([*package, *filter(None, [node.module])])
+            names |= {f"{module}.{alias.name}" for alias in node.names}
+    return names
+
+
+# The architecture picture in CONTRIBUTING.md
+
+
+def floors():
+    """Module -> floor, from the table in CONTRIBUTING.md."""
+    rows = re.findall(r"^\| (\d) \| (.+?) \|", CONTRIBUTING, flags=re.M)
+    return {name: int(floor) for floor, cell in rows for name in re.findall(r"`(\w+)(?:\.py|/)`", cell)}
+
+
+def test_picture_names_every_file():
+    built = {path.stem for path in (ROOT / "banlib").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert set(floors()) == built - {"__init__"}
+
+
+def test_each_file_imports_only_from_floors_below():
+    floor_of = floors()
+    for file in sorted(ROOT.glob("banlib/**/*.py")):
+        module = file.relative_to(ROOT / "banlib").parts[0].removesuffix(".py")
+        if module == "__init__":
+            continue
+        for name in imports(file):
+            parts = name.split(".")
+            if parts[0] != "banlib" or len(parts) == 1 or parts[1] not in floor_of or parts[1] == module:
+                continue
+            assert floor_of[parts[1]] < floor_of[module], f"{module} (floor {floor_of[module]}) imports {parts[1]}"
+
+
+# README and CONTRIBUTING say what is there
+
+
+def test_readme_commands_are_targets():
+    for target in ("book", "test"):
+        assert f"make {target}\n" in README
+        assert re.search(rf"^{target}: \.venv\b", MAKEFILE, flags=re.M)
+    for target in set(re.findall(r"`make (\w+)", README + CONTRIBUTING)):
+        assert re.search(rf"^{target}:", MAKEFILE, flags=re.M), f"make {target}"
+
+
+def test_readme_papermill_line_fits_its_chapter():
+    notebook, parameter = re.search(r"papermill (book/02_ban_densenet\.ipynb) out\.ipynb -p (gens) 3\n", README).groups()
+    assert parameter in parameter_names(ROOT / notebook)
+    for chapter in NOTEBOOKS:
+        assert {"profile", "network", "gens", "seeds"} <= parameter_names(chapter), chapter.name
+
+
+def parameter_names(notebook):
+    cells = json.loads(notebook.read_text())["cells"]
+    [source] = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    return {target.id for node in ast.parse(source).body if isinstance(node, ast.Assign) for target in node.targets}
+
+
+def test_readme_names_profiles_variables_and_commands_that_exist():
+    from banlib.__main__ import main
+    from banlib.recipe import PROFILES
+
+    assert set(re.findall(r"-p profile ([\w-]+)", README)) <= set(PROFILES)
+    source = "".join(path.read_text() for path in ROOT.glob("banlib/**/*.py"))
+    variables = set(re.findall(r"\bBANLIB_[A-Z]+\b", README + CONTRIBUTING))
+    assert {"BANLIB_HOME", "BANLIB_DATA"} <= variables
+    assert all(f'"{variable}"' in source for variable in variables)
+    told = set(re.findall(r"`banlib (\w+)", README))
+    assert told == set(main.commands), "the README's command overview and `banlib --help` differ"
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_links_lead_somewhere(name):
+    text = (ROOT / name).read_text()
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        assert "://" in target or (ROOT / target).exists(), target
+    for image in re.findall(r"!\[(.*?)\]", text):
+        assert len(image) > 20, "an image without alt text"
+
+
+def test_version_license_and_citation_agree():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == PROJECT["version"] == importlib.metadata.version("banlib")
+    assert citation["license"] == PROJECT["license"] == "MIT"
+    holder = re.search(r"Copyright \(c\) \d{4} (.+)", (ROOT / "LICENSE").read_text())[1]
+    assert holder == PROJECT["authors"][0]["name"] == citation["authors"][0]["name"]
+    titles = [(r["title"], r["year"]) for r in citation["references"]]
+    assert titles == [("Born Again Neural Networks", 2018), ("Born Again Networks", 2017)]
+    later, workshop = ([author["family-names"] for author in r["authors"]] for r in citation["references"])
+    assert later == ["Furlanello", "Lipton", "Tschannen", "Itti", "Anandkumar"]
+    assert [name for name in later if name in paper.CITATION] == workshop
+
+
+# A clean repository
+
+
+def test_notebooks_are_stored_without_outputs():
+    for path in tracked_files():
+        if path.suffix == ".ipynb":
+            for cell in json.loads(path.read_text())["cells"]:
+                assert not cell.get("outputs") and cell.get("execution_count") is None, path.name
+
+
+def test_no_file_is_large():
+    assert [path.name for path in tracked_files() if path.stat().st_size > 5_000_000] == []
+
+
+def test_no_path_of_one_machine_and_no_registry():
+    personal = re.compile(rb"/(?:home|Users)/[a-z]|/root/\w|[A-Z]:\\Users")
+    registry = re.compile(rb"pypi\.org|pythonhosted\.org|conda\.anaconda\.org|https?://[^ )>\"']*/(?:simple|packages)/")
+    for path in tracked_files():
+        content = path.read_bytes()
+        if b"\0" not in content[:8000]:
+            assert not personal.search(content), path
+            assert not registry.search(content), path
+
+
+# make and .ci/run
+
+FAKE_PYTHON = """#!/bin/sh
+# Stands for the system's python and for the one in .venv: notes what it is asked, installs nothing.
+echo "$*" >> "$LOG"
+case "$1 $2" in
+    "-m venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python && cp "$0" .venv/bin/banlib ;;
+    "-m pip") test ! -e interrupt ;;
+esac
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A checkout in a folder with spaces in its name, whose Python only notes what it is asked to do."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    folder = tmp_path / "a folder, with spaces & é"
+    folder.mkdir()
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    python = tmp_path / "python"
+    python.write_text(FAKE_PYTHON)
+    python.chmod(0o755)
+    return folder
+
+
+def make(folder, *goals, python=None):
+    """Run make; return its result and the requests that the stand-in for Python got."""
+    log = folder.parent / "log"
+    log.write_text("")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")} | {"LOG": str(log)}
+    result = subprocess.run(
+        ["make", *goals, f"PYTHON={python or folder.parent / 'python'}"],
+        cwd=folder, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    asked = [line for line in log.read_text().splitlines() if not line.startswith(("-c", "-I"))]
+    return result, asked
+
+
+VENV = "-m venv .venv"
+PACKAGES = "-m pip install --require-hashes --requirement requirements.lock"
+LIBRARY = "-m pip install --no-deps --no-build-isolation --editable ."
+
+
+@pytest.mark.parametrize("goal, command", [("book", "book"), ("test", "-m pytest -n 2")])
+def test_make_installs_from_the_lock_once_then_does_its_job(checkout, goal, command):
+    result, asked = make(checkout, goal)
+    assert result.returncode == 0, result.stderr
+    assert asked == [VENV, PACKAGES, LIBRARY, command]
+    assert make(checkout, goal)[1] == [command]
+
+
+def test_make_heals_an_interrupted_venv(checkout):
+    (checkout / "interrupt").touch()
+    result, _ = make(checkout, "test")
+    assert result.returncode != 0
+    (checkout / "interrupt").unlink()
+    assert make(checkout, "test")[1][:3] == [VENV, PACKAGES, LIBRARY]
+
+
+@pytest.mark.parametrize("harm", ["no python", "no command", "python fails", "moved", "no library"])
+def test_make_heals_a_broken_venv(checkout, harm):
+    make(checkout, "test")
+    if harm == "no python":
+        (checkout / ".venv/bin/python").unlink()
+    elif harm == "no command":
+        (checkout / ".venv/bin/banlib").unlink()
+    elif harm == "python fails":
+        (checkout / ".venv/bin/python").write_text("#!/bin/sh\nexit 1\n")
+    elif harm == "moved":
+        checkout = checkout.rename(checkout.parent / "elsewhere")
+    elif harm == "no library":
+        (checkout / ".venv/installed").unlink()
+    result, asked = make(checkout, "test")
+    assert result.returncode == 0, result.stderr
+    assert asked[:3] == [VENV, PACKAGES, LIBRARY]
+
+
+def test_make_follows_the_lock_and_the_metadata(checkout):
+    make(checkout, "test")
+    later = (checkout / ".venv/installed").stat().st_mtime + 5
+    os.utime(checkout / "pyproject.toml", (later, later))
+    assert make(checkout, "test")[1][:-1] == [LIBRARY]
+    os.utime(checkout / "requirements.lock", (later, later))
+    assert make(checkout, "test")[1][:3] == [VENV, PACKAGES, LIBRARY]
+
+
+def test_make_refuses_another_python_in_one_sentence(checkout):
+    old = checkout.parent / "python2"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    result, asked = make(checkout, "book", python=old)
+    assert result.returncode != 0 and asked == [] and not (checkout / ".venv").exists()
+    first = result.stderr.splitlines()[0]
+    assert first.startswith(f"the book needs Python 3.11, 3.12 or 3.13 and found only {old}; ")
+
+
+def test_make_help_names_every_target(checkout):
+    result, _ = make(checkout)
+    targets = re.findall(r"^make (\w+)", result.stdout, flags=re.M)
+    assert targets == ["help", "book", "test", "lock", "clean"]
+
+
+def test_ci_ends_with_the_test_command():
+    script = (ROOT / ".ci/run").read_text()
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+    assert script.splitlines()[-1] == "exec make test"  # so that pytest's closing line is the last one printed
+    assert "://" not in script
+    assert subprocess.run(["bash", "-n", ROOT / ".ci/run"]).returncode == 0
