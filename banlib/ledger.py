@@ -108,3 +108,14 @@ def curves(lineages):
         ],
         ignore_index=True,
     )
+
+
+def provenance(lineages):
+    """Where the numbers come from, in a line: hardware, network, data, seeds, commit."""
+    runs = [run for chain in lineages.runs.values() for run in chain]
+    environments = [environment for run in runs for environment in run.environments]
+    told = lambda name: ", ".join(sorted({str(environment[name]) for environment in environments}))  # noqa: E731
+    dataset, seeds = runs[0].spec.dataset, sorted(lineages.runs)
+    listed = f"{seeds[0]}-{seeds[-1]}" if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)) else None
+    return (f"{lineages.network} on {dataset}, seeds {listed or ', '.join(map(str, seeds))}; {told('hardware')}, "
+            f"{told('precision')}; commit {told('commit')}")  # fmt: skip

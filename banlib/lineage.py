@@ -5,14 +5,18 @@
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import joblib
 from tqdm import tqdm
 
 from banlib import data
-from banlib.recipe import RunSpec, Settings
+from banlib.recipe import PROFILES, Profile, RunSpec, Settings
 from banlib.store import Store
 from banlib.training import choose_device, fit
+
+
+RESULTS = Path(__file__).parents[1] / "results"  # the measured runs that ship with the book
 
 
 @dataclass(frozen=True)
@@ -108,3 +112,45 @@ def load_lineages(settings, store=None):
         settings,
         {seed: [store.load(spec.run_id) for spec in specs] for seed, specs in plan(settings).items()},
     )
+
+
+def recorded(store=None):
+    """The lineages in a store of records (by default results/), longest first: a list of `Lineages`.
+
+    Runs belong together if they differ in seed and generation alone.
+    """
+    store = store or Store(RESULTS)
+    runs = {run_id: store.load(run_id) for run_id in store.ids() if store.status(run_id) == "finished"}
+    groups = {}
+    for run in runs.values():
+        chain = [run]
+        while (teacher := chain[0].spec.teacher) in runs:
+            chain.insert(0, runs[teacher])
+        spec = run.spec
+        alike = {(link.spec.network, link.spec.dataset_digest, link.spec.recipe) for link in chain}
+        if chain[0].spec.teacher is None and len(alike) == 1:
+            lineage = groups.setdefault((*alike.pop(), spec.dataset, spec.objective, spec.temperature), {})
+            lineage[spec.seed] = max(lineage.get(spec.seed, []), chain, key=len)
+    found = [
+        Lineages(
+            Settings(profile_of(dataset, network, recipe), network, max(map(len, seeds.values())) - 1, tuple(seeds)),
+            dict(sorted(seeds.items())),
+        )
+        for (network, _, recipe, dataset, objective, _), seeds in groups.items()
+    ]
+    # A teacher alone is a group of its own, because its objective differs; keep it only if nobody learned from it.
+    taught = {runs[0].run_id for lineages in found for runs in lineages.runs.values() if len(runs) > 1}
+    found = [
+        lineages
+        for lineages in found
+        if lineages.settings.gens or any(runs[0].run_id not in taught for runs in lineages.runs.values())
+    ]
+    return sorted(found, key=lambda lineages: -lineages.settings.gens)
+
+
+def profile_of(dataset, network, recipe):
+    """The profile that trains with this dataset and recipe, or a nameless one."""
+    for profile in PROFILES.values():
+        if (profile.dataset, profile.recipe) == (dataset, recipe):
+            return profile
+    return Profile("own", dataset, network, recipe, 0, 1, None)

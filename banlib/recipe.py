@@ -20,6 +20,13 @@ MOST_SEEDS = 100
 RUN_ID = r"[0-9a-f]{16}"
 
 
+class BadInput(ValueError):
+    """Something a user typed; a notebook shows the sentence alone, without a traceback."""
+
+    def _render_traceback_(self):
+        return [str(self)]
+
+
 class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -160,20 +167,23 @@ def check_parameters(profile="digits", network="auto", gens="auto", seeds="auto"
 
 def check_network(name):
     """The network's canonical name; ValueError names the nearest known one."""
-    return models.parse(name)[0]
+    try:
+        return models.parse(name)[0]
+    except ValueError as error:
+        raise BadInput(str(error)) from None
 
 
 def check_gens(value):
     """The number of generations after the teacher, an int from 0 to 20."""
     number = integer(value)
     if number is None or not 0 <= number <= MOST_GENERATIONS:
-        raise ValueError(f"gens must be an integer from 0 to {MOST_GENERATIONS}, got {value!r}")
+        raise BadInput(f"gens must be an integer from 0 to {MOST_GENERATIONS}, got {value!r}")
     return number
 
 
 def check_seeds(value):
     """A count (3 means seeds 0, 1, 2) or a list ([4, 7], "4,7") as a tuple of different ints."""
-    complaint = ValueError(
+    complaint = BadInput(
         f"seeds must be a count from 1 to {MOST_SEEDS} or a list of different seeds such as '4,7', got {value!r}"
     )
     if isinstance(value, str) and "," in value:
@@ -208,7 +218,7 @@ def named(kind, value, names):
     if isinstance(value, str) and value in names:
         return value
     near = difflib.get_close_matches(str(value), list(names), n=1, cutoff=0.0)
-    raise ValueError(f"unknown {kind} {value!r}; did you mean {near[0]!r}? (one of: {', '.join(names)})")
+    raise BadInput(f"unknown {kind} {value!r}; did you mean {near[0]!r}? (one of: {', '.join(names)})")
 
 
 def plain(error):
