@@ -128,7 +128,7 @@ PROFILES = {
             "cifar100-lite",
             "cifar100",
             "DenseNetBC-22-12",
-            Recipe(epochs=15, lr_milestones=(5, 9, 12)),
+            Recipe(epochs=10, lr_milestones=(3, 6, 8)),
             gens=3,
             seeds=1,
             threads=None,
