@@ -330,4 +330,24 @@ def test_ci_ends_with_the_test_command():
     assert os.access(ROOT / ".ci/run", os.X_OK)
     assert script.splitlines()[-1] == "exec make test"  # so that pytest's closing line is the last one printed
     assert "://" not in script
-    assert subprocess.run(["bash", "-n", ROOT / ".ci/run"]).returncode == 0
+
+
+@pytest.mark.parametrize("missing", ["nothing", "browser", "browser and apt-get"])
+def test_ci_runs_the_tests_with_or_without_a_browser(tmp_path, missing):
+    """In a PATH of stand-ins: apt-get fails, make prints what pytest would."""
+    stand_ins = {"make": "echo 7 passed", "apt-get": "exit 100", "sudo": "exit 1", "chromium": "", "chromedriver": ""}
+    if missing != "nothing":
+        del stand_ins["chromium"]
+    if missing == "browser and apt-get":
+        del stand_ins["apt-get"]
+    for name, body in stand_ins.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    for name in ("bash", "sh", "env", "dirname", "id"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    result = subprocess.run(
+        [tmp_path / "bash", ROOT / ".ci/run"], env={"PATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "7 passed"
+    assert ("going on without a browser" in result.stdout) == (missing != "nothing")
