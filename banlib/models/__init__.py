@@ -77,10 +77,11 @@ def parse(name):
     """
     if not isinstance(name, str):
         raise ValueError(f"a network is a name such as 'DenseNetBC-90-60', got {_brief.repr(name)}")
-    found = re.fullmatch(r"(?P<family>.+?)(?P<numbers>(-[0-9.]+)+)(?P<third>-t3)?(@(?P<teacher>.+))?", name)
+    grammar = r"(?P<family>.+?)(?P<numbers>(-[0-9.]+)+)(?P<third>-t3)?(@(?P<teacher>.+))?"
+    found = re.fullmatch(grammar, name) if len(name) <= 200 else None
     family = found and PAPER_SPELLINGS.get(found["family"], found["family"])
     is_matched = family in FAMILIES and family.startswith("Match")
-    if (len(name) > 200 or family not in FAMILIES or (found["third"] and family != "DenseNetBC")
+    if (family not in FAMILIES or (found["third"] and family != "DenseNetBC")
             or (found["teacher"] and not is_matched)):
         raise ValueError(_unknown(name))
 
