@@ -4,6 +4,7 @@
     <root>/live/<run id>/       work in progress: the two newest resume points, metrics so far, or why it diverged
     <root>/locks/<run id>.lock  a kernel lock: a crash frees it, no clock is read
     <root>/aside/               finished runs found damaged when training wanted them
+    <root>/tmp-<run id>/        what a crash left of a commit or a removal; the next owner of the lock deletes it
 
 No format we know notices a flipped bit by itself, so every file here carries a digest: finished files in the manifest,
 a resume point in its own name. Files hold JSON and safetensors; opening them executes nothing.
@@ -93,10 +94,25 @@ class Store:
         """The path of a run; ValueError for anything but an id, or for a link that leads out of the store."""
         if not isinstance(run_id, str) or not re.fullmatch(RUN_ID, run_id):
             raise ValueError(f"a run id is 16 digits of 0-9 and a-f, got {run_id!r} (banlib runs list shows all)")
-        path = self.root.joinpath(*parts, run_id)
+        return self.inside(*parts, run_id)
+
+    def inside(self, *parts):
+        """A path below the root; ValueError if it is a link, or if one leads out of the store on the way."""
+        path = self.root.joinpath(*parts)
         if path.is_symlink() or not path.resolve().is_relative_to(self.root.resolve()):
             raise ValueError(f"{path} is a link out of the store; links are refused, remove it")
         return path
+
+    def lock(self, run_id):
+        """(kernel lock, path of the note that says who holds it). OSError if the store cannot be written."""
+        locks, path = self.inside("locks"), self.inside("locks", f"{run_id}.lock")
+        try:
+            locks.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        except OSError as error:
+            raise OSError(f"cannot train or remove: the store {self.root} is not writable ({error.strerror}); "
+                          "set BANLIB_HOME to a folder that is") from None  # fmt: skip
+        return FileLock(path), locks / f"{run_id}.json"
 
     def ids(self):
         """Ids of every run with a folder, finished or live, sorted."""
@@ -127,7 +143,7 @@ class Store:
         """What is wrong with a finished run's files, a sentence each; empty if every byte is as committed."""
         try:
             folder = self.folder(run_id)
-            manifest = json.loads((folder / "manifest.json").read_bytes())["files"]
+            manifest = json.loads(self.inside(run_id, "manifest.json").read_bytes())["files"]
             expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             return [f"run {run_id}: manifest.json cannot be used: {error}"]
@@ -158,14 +174,9 @@ class Store:
     def claim(self, spec):
         """The right to train spec, as a `Work`; waits, and says for whom, while another process has it."""
         run_id = spec.run_id
-        live, finished, building = self.folder(run_id, "live"), self.folder(run_id), self.root / f"tmp-{run_id}"
-        locks = self.root / "locks"
-        try:
-            locks.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OSError(f"cannot train: the store {self.root} is not writable ({error.strerror}); "
-                          "set BANLIB_HOME to a folder that is") from None  # fmt: skip
-        lock, holder = FileLock(locks / f"{run_id}.lock"), locks / f"{run_id}.json"
+        live, finished = self.folder(run_id, "live"), self.folder(run_id)
+        building = self.inside(f"tmp-{run_id}")
+        lock, holder = self.lock(run_id)
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -175,13 +186,12 @@ class Store:
         try:
             since = time.strftime("%Y-%m-%d %H:%M:%S")
             write_atomically(holder, dump({"process": os.getpid(), "host": socket.gethostname(), "since": since}))
-            if building.is_dir() and not building.is_symlink():  # a commit that a crash cut off
-                shutil.rmtree(building)
+            discard(building)
             if finished.exists() and (problems := self.problems(run_id)):
-                raise RunDamaged(f"{problems[0]}; set aside as {set_aside(self.root, finished)}, "
+                raise RunDamaged(f"{problems[0]}; set aside as {self.set_aside(finished)}, "
                                  "start again to train it anew")  # fmt: skip
             if finished.exists():  # another process finished it, or a crash came just after the commit
-                shutil.rmtree(live, ignore_errors=True)
+                discard(live, building)
             else:
                 live.mkdir(parents=True, exist_ok=True)
                 for path in live.iterdir():
@@ -189,25 +199,39 @@ class Store:
                         path.unlink()
             yield Work(spec, live, finished, building)
         finally:
-            holder.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                holder.unlink()
             lock.release()
+
+    def tidy(self, run_id):
+        """Delete the resume points of a finished run that a crash just after its commit left, if that can be done."""
+        live, doomed = self.folder(run_id, "live"), self.inside(f"tmp-{run_id}")
+        if live.exists() or doomed.exists():
+            with contextlib.suppress(OSError):  # read-only, or held by the process that is doing it
+                with self.lock(run_id)[0].acquire(timeout=0):
+                    discard(doomed)
+                    discard(live, doomed)
 
     def remove(self, run_id):
         """Delete a run, finished or live, unless a process is training it."""
-        folders = [self.folder(run_id), self.folder(run_id, "live")]
-        locks = self.root / "locks"
-        locks.mkdir(parents=True, exist_ok=True)
+        folders, doomed = [self.folder(run_id), self.folder(run_id, "live")], self.inside(f"tmp-{run_id}")
+        lock, holder = self.lock(run_id)
         try:
-            with FileLock(locks / f"{run_id}.lock", timeout=0):
+            with lock.acquire(timeout=0):
+                discard(doomed)
                 for folder in folders:
-                    if folder.exists():
-                        doomed = self.root / f"tmp-{run_id}"
-                        shutil.rmtree(doomed, ignore_errors=True)
-                        folder.rename(doomed)  # gone at once and whole; a crash from here on leaves litter, no half run
-                        shutil.rmtree(doomed)
+                    discard(folder, doomed)
         except Timeout:
-            raise RuntimeError(f"run {run_id} is being trained by {holder_of(locks / f'{run_id}.json')}; "
-                               "stop it first") from None  # fmt: skip
+            raise RuntimeError(f"run {run_id} is being trained by {holder_of(holder)}; stop it first") from None
+
+    def set_aside(self, folder):
+        """Move a damaged run out of the way, where a person can look at it. Returns where."""
+        aside, number = self.inside("aside"), 1
+        aside.mkdir(exist_ok=True)
+        while (target := aside / f"{folder.name}-{number}").exists():
+            number += 1
+        folder.rename(target)
+        return target
 
     def export(self, run_id, root):
         """Copy a finished run without its weights into another store, for results/. Returns the copy."""
@@ -215,7 +239,9 @@ class Store:
         if target.folder(run_id).exists():
             return target.load(run_id)
         contents = {name: (run.folder / name).read_bytes() for name in FILES if name != "weights.safetensors"}
-        commit(contents, target.root / f"tmp-{run_id}", target.folder(run_id))
+        building = target.inside(f"tmp-{run_id}")
+        discard(building)
+        commit(contents, building, target.folder(run_id))
         return target.load(run_id)
 
 
@@ -224,6 +250,7 @@ class Work:
 
     def __init__(self, spec, live, finished, building):
         self.spec, self.live, self.finished, self.building = spec, live, finished, building
+        self.newest = None  # name of the newest resume point known to be whole
 
     def diverged(self):
         """The sentence a diverged run left, or None."""
@@ -249,28 +276,41 @@ class Work:
             epoch, size, digest = RESUME.fullmatch(path.name).groups()
             raw = b"" if path.is_symlink() else path.read_bytes()
             if len(raw) == int(size) and hashlib.sha256(raw).hexdigest() == digest:
-                return int(epoch), *self.unpack(path, raw)
+                self.newest = path.name
+                return int(epoch), *self.unpack(path, int(epoch), raw)
             what = f"{len(raw)} bytes, expected {size}" if len(raw) != int(size) else "a digest that does not match"
             warnings.warn(f"resume point {path.name[:13]} of run {self.spec.run_id} has {what}; trying the one before")
         if paths:
             raise RunDamaged(f"no resume point of run {self.spec.run_id} is whole; `banlib runs rm {self.spec.run_id}` "
                              "starts it over")  # fmt: skip
+        metrics = self.live / "metrics.jsonl"
+        if metrics.exists() and metrics.stat().st_size:  # written after the first resume point, so there was one
+            raise RunDamaged(f"run {self.spec.run_id} has metrics of finished epochs but no resume point; "
+                             f"`banlib runs rm {self.spec.run_id}` starts it over")  # fmt: skip
         return None
 
-    def unpack(self, path, raw):
-        state = json.loads(header(raw)["__metadata__"]["state"])
+    def unpack(self, path, epoch, raw):
+        state = json.loads(header(raw).get("__metadata__", {}).get("state", "{}"))
+        if missing := {"spec", "rows", "environments"} - set(state):
+            raise RunDamaged(f"resume point {path} lacks {', '.join(sorted(missing))}; it is refused, "
+                             f"`banlib runs rm {self.spec.run_id}` starts over")  # fmt: skip
         if state["spec"] != self.spec.canonical():
             raise RunDamaged(f"resume point {path} belongs to another spec; `banlib runs rm {self.spec.run_id}`")
+        if [row["epoch"] for row in state["rows"]] != list(range(1, epoch + 1)):
+            raise RunDamaged(f"resume point {path} lacks the metrics of some of its {epoch} epochs; it is refused, "
+                             f"`banlib runs rm {self.spec.run_id}` starts over")  # fmt: skip
         return safetensors.torch.load(raw), state
 
     def save(self, epoch, tensors, rows, environments):
-        """Write the resume point of a finished epoch and keep the one before it. rows: metrics so far."""
+        """Write the resume point of a finished epoch and keep the whole one before it. rows: metrics so far."""
         state = {"spec": self.spec.canonical(), "rows": rows, "environments": environments}
         raw = safetensors.torch.save(tensors, metadata={"state": json.dumps(state, allow_nan=False)})
         name = f"resume-{epoch:06d}-{len(raw)}-{hashlib.sha256(raw).hexdigest()}.safetensors"
         write_atomically(self.live / name, raw)
-        for old in self.resume_points()[2:]:
-            old.unlink()
+        for old in self.resume_points():
+            if old.name not in (name, self.newest):
+                old.unlink()
+        self.newest = name
 
     def log(self, rows, fresh=False):
         """Let others watch: metrics.jsonl of the live run. The resume point holds the rows that count, so this file
@@ -293,7 +333,7 @@ class Work:
             "probabilities.safetensors": safetensors.torch.save({"probabilities": probabilities}, metadata=spec),
         }  # fmt: skip
         commit(contents, self.building, self.finished)
-        shutil.rmtree(self.live)
+        discard(self.live, self.building)
 
 
 def commit(contents, building, finished):
@@ -310,7 +350,8 @@ def commit(contents, building, finished):
 def write_atomically(path, raw):
     """Put bytes at path so that a crash leaves the old file or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
+    temporary.unlink(missing_ok=True)  # a crash left it, or somebody planted a link that must not be written through
+    with open(temporary, "xb") as file:
         file.write(raw)
         file.flush()
         os.fsync(file.fileno())
@@ -327,13 +368,14 @@ def sync_folder(folder):
             os.close(handle)
 
 
-def set_aside(root, folder):
-    (root / "aside").mkdir(exist_ok=True)
-    number = 1
-    while (target := root / "aside" / f"{folder.name}-{number}").exists():
-        number += 1
-    folder.rename(target)
-    return target
+def discard(folder, doomed=None):
+    """Delete a folder if it is there. It is first renamed to doomed, if given: gone at once and whole, so that a crash
+    leaves litter under that name but never half a run."""
+    if doomed is not None and folder.exists():
+        folder.rename(doomed)
+        folder = doomed
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def edited_spec(folder):

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from banlib import data, models, teachers
 from banlib.objectives import OBJECTIVES
-from banlib.store import Diverged, RunMissing, Store
+from banlib.store import Diverged, RunDamaged, RunMissing, Store
 
 EXPLODED = 50  # a loss this many times that of guessing is counted as divergence, long before it overflows
 
@@ -42,6 +42,7 @@ def fit(spec, store=None, device="auto", threads=None, progress=True):
             f"{spec.dataset} here has digest {dataset.digest[:16]}…, the spec expects {spec.dataset_digest[:16]}…"
         )
     if store.status(spec.run_id) == "finished":
+        store.tidy(spec.run_id)
         return store.load(spec.run_id)
     teacher = load_teacher(spec, store, dataset) if spec.teacher else None
     with store.claim(spec) as work, thread_count(threads):
@@ -81,10 +82,10 @@ def train(spec, work, teacher, dataset, device, progress):
         )
     test = lambda: evaluate(student, dataset, autocast, layout)  # noqa: E731
 
-    count, seen = len(labels), {}
+    count, seen, probabilities = len(labels), {}, None
     bar = tqdm(
         total=recipe.epochs * count, initial=len(rows) * count, unit="img", unit_scale=True, disable=not progress,
-        desc=f"{spec.network} {spec.name} seed {spec.seed}", mininterval=0.5 if sys.stderr.isatty() else 10,
+        desc=f"{spec.network} {spec.name} seed {spec.seed} on {device}", mininterval=0.5 if sys.stderr.isatty() else 10,
         file=sys.stderr, dynamic_ncols=True,
     )  # fmt: skip
     with bar:
@@ -94,28 +95,30 @@ def train(spec, work, teacher, dataset, device, progress):
                 loss, error = train_epoch(
                     spec, epoch, student, optimizer, images, labels, teacher, autocast, layout, bar.update
                 )
+                row = {"epoch": epoch, "lr": recipe.lr_at(epoch), "train_loss": loss, "train_error": error}
+                row["train_seconds"] = round(time.perf_counter() - begun, 4)
+                if epoch % recipe.test_every == 0 or epoch == recipe.epochs:
+                    probabilities, row["test_error"], row["test_nll"] = test()
+                    seen["test"] = f"{row['test_error']:.2f} %"
+                    if not math.isfinite(row["test_nll"]):  # the epoch's last step spoilt the weights
+                        raise Diverged(math.ceil(count / recipe.batch), f"the test loss is {row['test_nll']:g}")
             except Diverged as stop:
-                step, loss = stop.args
+                step, what = stop.args
                 sentence = (f"{spec.network} {spec.name} (run {spec.run_id}) diverged in epoch {epoch}, step {step}, "
-                            f"at learning rate {recipe.lr_at(epoch):g}: loss or gradient became {loss}")  # fmt: skip
+                            f"at learning rate {recipe.lr_at(epoch):g}: {what}")  # fmt: skip
                 work.give_up(sentence, epoch=epoch, step=step, lr=recipe.lr_at(epoch))
                 raise Diverged(sentence) from None
             except KeyboardInterrupt:
                 bar.write(f"interrupted in epoch {epoch}; run it again to go on after epoch {epoch - 1}", sys.stderr)
                 raise
-            row = {"epoch": epoch, "lr": recipe.lr_at(epoch), "train_loss": loss, "train_error": error}
-            row["train_seconds"] = round(time.perf_counter() - begun, 4)
-            if epoch % recipe.test_every == 0 or epoch == recipe.epochs:
-                probabilities, row["test_error"], row["test_nll"] = test()
-                seen["test"] = f"{row['test_error']:.2f} %"
             seen |= {"loss": f"{loss:.3f}", "train": f"{error:.1f} %"}
             bar.set_postfix(seen, refresh=False)
             row["seconds"] = round(time.perf_counter() - begun, 4)
             rows.append(row)
             work.save(epoch, pack(student, optimizer), rows, environments)
             work.log(rows)
-        if len(rows) == recipe.epochs and "probabilities" not in locals():
-            probabilities, *_ = test()  # resumed between the last epoch and the commit
+        if probabilities is None:  # resumed between the last epoch and the commit
+            probabilities, *_ = test()
 
     seconds = sum(row["train_seconds"] for row in rows)
     results = {
@@ -133,7 +136,7 @@ def train_epoch(spec, epoch, student, optimizer, images, labels, teacher, autoca
     """One pass over the training images; returns (mean loss in nats, training error in %).
 
     teacher: see `teachers`, or None. tick: called with the number of images after each step.
-    Raises Diverged(step, loss) before the optimizer step that a bad loss or gradient would have spoilt; on CUDA, where
+    Raises Diverged(step, what) before the optimizer step that a bad loss or gradient would have spoilt; on CUDA, where
     looking at each step would stall the device, at the end of the epoch, whose weights are then never saved.
     """
     recipe, device = spec.recipe, labels.device
@@ -161,10 +164,10 @@ def train_epoch(spec, epoch, student, optimizer, images, labels, teacher, autoca
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])
-            good = (loss < limit) & norm.isfinite()  # a NaN loss compares false
+            good = (loss.abs() < limit) & norm.isfinite()  # a NaN loss compares false
             if device.type == "cpu":
                 if not good:
-                    raise Diverged(step, f"{loss.item():g}")
+                    raise Diverged(step, f"the loss is {loss.item():g}, the gradient's norm {norm.item():g}")
             else:
                 first_bad = torch.where(good | (first_bad > 0), first_bad, step)
             optimizer.step()
@@ -172,7 +175,7 @@ def train_epoch(spec, epoch, student, optimizer, images, labels, teacher, autoca
             wrong += (logits.detach().argmax(1) != target).sum()
             tick(len(indices))
     if first_bad > 0:
-        raise Diverged(first_bad.item(), "not finite, or exploded")
+        raise Diverged(int(first_bad), "loss or gradient not finite, or exploded")
     return loss_sum.item() / len(labels), 100 * wrong.item() / len(labels)
 
 
@@ -219,8 +222,8 @@ def load_teacher(spec, store, dataset):
     """The teacher's network, after its files were checked and it was found to fit. Errors name both sides."""
     try:
         run = store.load(spec.teacher)
-    except RunMissing:
-        raise RunMissing(f"the teacher {spec.teacher} of {spec.name} (run {spec.run_id}) is not trained yet") from None
+    except RunMissing as missing:
+        raise RunMissing(f"{spec.name} (run {spec.run_id}) cannot learn from {spec.teacher}: {missing}") from None
     if run.spec.dataset_digest != spec.dataset_digest:
         raise ValueError(
             f"teacher {run.run_id} learned {run.spec.dataset} ({run.spec.dataset_digest[:8]}), its student {spec.run_id} "
@@ -274,18 +277,21 @@ def pack(student, optimizer):
 
 
 def unpack(tensors, student, optimizer):
-    parts = {"network": {}, "momentum": {}}
-    for name, tensor in tensors.items():
-        part, rest = name.split(".", 1)
-        parts[part][rest] = tensor
-    student.load_state_dict(parts["network"])
-    trained = {name for name, parameter in student.named_parameters() if parameter.requires_grad}
-    if optimizer.defaults["momentum"] and set(parts["momentum"]) != trained:
-        missing = sorted(trained ^ set(parts["momentum"]))
-        raise ValueError(f"the resume point lacks part of the optimizer's state ({missing[0]}); it is refused")
-    for name, parameter in student.named_parameters():
-        if name in parts["momentum"]:
-            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(parts["momentum"][name])
+    """The inverse of `pack`. Raises RunDamaged if a part is missing, unknown or of another shape: nothing goes on without."""
+    own = student.state_dict()
+    trained = {name: parameter for name, parameter in student.named_parameters() if parameter.requires_grad}
+    expected = {f"network.{name}": tensor.shape for name, tensor in own.items()}
+    if optimizer.defaults["momentum"]:
+        expected |= {f"momentum.{name}": parameter.shape for name, parameter in trained.items()}
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    for name in sorted(set(expected) | set(found)):
+        if found.get(name) != expected.get(name):
+            raise RunDamaged(f"the resume point is refused: {name} has shape {found.get(name, 'none')}, expected "
+                             f"{expected.get(name, 'none')}; `banlib runs rm` starts the run over")  # fmt: skip
+    student.load_state_dict({name: tensors[f"network.{name}"] for name in own})
+    if optimizer.defaults["momentum"]:
+        for name, parameter in trained.items():
+            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(tensors[f"momentum.{name}"])
 
 
 def choose_device(text="auto"):
