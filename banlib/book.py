@@ -17,6 +17,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
@@ -95,7 +96,7 @@ def build(profile="digits", device="auto", parameters=None, root=None, force=Fal
                 tell(f"{chapter.name}: done in {durations(root)[chapter.name]:.0f} s")
         if failures:
             kept = " _build/html is still the book before." if (root / "_build/html").exists() else ""
-            raise BookError(" ".join([f"Nothing was rendered, because a chapter failed.{kept}", *failures]))
+            raise BookError("\n".join([f"Nothing was rendered, because a chapter failed.{kept}", *failures]))
         page = render_book(root, chapters, force) if render else None
     return Built(page, durations(root), tuple(ran))
 
@@ -173,8 +174,7 @@ def digest(paths, base):
 
 def library_inputs(root):
     """What every chapter's outputs hang on, besides the chapter."""
-    # These two run chapters and are imported by none.
-    sources = [path for path in PACKAGE.rglob("*.py") if path.name not in ("book.py", "__main__.py")]
+    sources = [path for path in PACKAGE.rglob("*.py") if path.name != "__main__.py"]  # no chapter imports that one
     results = [path for path in (root / "results").rglob("*") if path.is_file()]
     required = importlib.metadata.requires("banlib") or []
     names = sorted({re.match(r"[\w.-]+", line)[0] for line in required if "extra ==" not in line})
@@ -214,6 +214,25 @@ def durations(root=None):
     root = find_root(root)
     stamps = {chapter.name: read_stamp(root, chapter.name) for chapter in find_chapters(root)}
     return {name: stamp["seconds"] for name, stamp in stamps.items() if stamp}
+
+
+def reading_minutes(name, root=None):
+    """How long a chapter takes to read, rounded up to 5 minutes: 200 words of prose or 20 lines of code a minute.
+
+    None where the chapter is not found, as in a notebook that was copied out of its checkout.
+    """
+    try:
+        [chapter] = [chapter for chapter in find_chapters(find_root(root)) if chapter.name == name]
+    except (FileNotFoundError, ValueError):
+        return None
+    words = lines = 0
+    for cell in json.loads(chapter.path.read_text(encoding="utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            words += len(text.split())
+        else:
+            lines += len(text.splitlines())
+    return 5 * math.ceil((words / 200 + lines / 20) / 5)
 
 
 # Executing a chapter
@@ -380,7 +399,7 @@ def run_jupyter_book(root, source):
     write(log, result.stdout + result.stderr)
     if result.returncode:
         raise BookError(
-            f"The pages are not as they should be ({relative(log)}): " + "; ".join(complaints(result.stderr, source))
+            "\n  ".join([f"the pages have warnings ({relative(log)}):", *complaints(result.stderr, source)])
         )
 
 
@@ -457,11 +476,3 @@ def only_one(folder):
         yield
     finally:
         lock.release()
-
-
-def reading_minutes(chapter, root=None):
-    """Minutes to read a chapter's text at 200 words a minute; None where the book is not at hand."""
-    with contextlib.suppress(FileNotFoundError):
-        cells = json.loads((find_root(root) / "book" / f"{chapter}.ipynb").read_text(encoding="utf-8"))["cells"]
-        words = sum(len("".join(cell["source"]).split()) for cell in cells if cell["cell_type"] == "markdown")
-        return max(1, round(words / 200))
