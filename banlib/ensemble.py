@@ -49,3 +49,16 @@ def agreement(probabilities):
     """[members, members]: the share of images, in %, on which two members predict the same class."""
     predictions = torch.stack([member.argmax(1) for member in probabilities])
     return 100 * (predictions[:, None] == predictions[None]).double().mean(2)
+
+
+def reliability(probabilities, labels, bins=10):
+    """(mean confidence %, accuracy %, share of images) of each equal bin of confidence that holds an image."""
+    confidence, predicted = probabilities.float().max(1)
+    right, chosen = (predicted == labels).double(), (confidence * bins).long().clamp_max(bins - 1)
+    table = [
+        (100 * confidence[chosen == place].mean().item(), 100 * right[chosen == place].mean().item(),
+         (chosen == place).double().mean().item())
+        for place in range(bins)
+        if (chosen == place).any()
+    ]  # fmt: skip
+    return tuple(list(column) for column in zip(*table))

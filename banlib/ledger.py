@@ -6,7 +6,7 @@ import pandas as pd
 from scipy import stats
 
 from banlib import ensemble, paper
-from banlib.recipe import generation_name
+from banlib.recipe import PROFILES, generation_name
 
 COLUMNS = {"Teacher": "Baseline"}  # what the paper's table 1 calls our names; the others are the same
 
@@ -17,9 +17,12 @@ def errors(lineages):
     Columns: seed, name, generation (the youngest member), members, error (%), nll (nats), ece (%).
     """
     labels, rows = lineages.labels(), []
+    gens = max(map(len, lineages.runs.values())) - 1
+    models = {generation_name(generation): (generation,) for generation in range(gens + 1)} | ensemble.members(gens)
     for seed, runs in lineages.runs.items():
-        singles = {generation_name(generation): (generation,) for generation in range(len(runs))}
-        for name, chosen in (singles | ensemble.members(len(runs) - 1)).items():
+        for name, chosen in models.items():
+            if max(chosen) >= len(runs):
+                continue  # a shorter lineage among longer ones: no model goes by a name that means another one there
             probabilities = ensemble.average([runs[generation].probabilities for generation in chosen])
             rows.append(
                 {
@@ -62,15 +65,15 @@ def paired(frame, against="Teacher", column="error"):
     for name in frame["name"].unique():
         if name == against:
             continue
-        difference = table[name] - table[against]
+        difference = (table[name] - table[against]).dropna()
         mean, half = interval(difference)
         constant = len(difference) < 2 or difference.nunique() < 2
-        p = float("nan") if constant else stats.ttest_rel(table[name], table[against]).pvalue
+        p = float("nan") if constant else stats.ttest_1samp(difference, 0).pvalue
         rows.append(
             {"name": name, "difference": mean, "ci95": half, "p": p, "wins": int((difference < 0).sum()),
              "seeds": len(difference)}
         )  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["name", "difference", "ci95", "p", "wins", "seeds"])
 
 
 def beside_paper(frame, network):
@@ -119,3 +122,15 @@ def provenance(lineages):
     listed = f"{seeds[0]}-{seeds[-1]}" if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)) else None
     return (f"{lineages.network} on {dataset}, seeds {listed or ', '.join(map(str, seeds))}; {told('hardware')}, "
             f"{told('precision')}; commit {told('commit')}")  # fmt: skip
+
+
+def time_box(lineages):
+    """What a chapter's time box tells: run_minutes (of one process), run_hardware, and paper_pflop, the arithmetic of
+    one generation of the paper's smallest DenseNet over its 200 epochs of 50,000 images (3 passes of 2 operations)."""
+    runs = [run for chain in lineages.runs.values() for run in chain]
+    epochs, images = PROFILES["cifar100"].recipe.epochs, 50_000
+    return {
+        "run_minutes": sum(run.results["seconds"] for run in runs) / 60,
+        "run_hardware": runs[0].environments[-1]["hardware"],
+        "paper_pflop": 6 * paper.TABLE1[0].forward_gmacs * epochs * images / 1e6,
+    }

@@ -1,0 +1,278 @@
+"""Figures of the book, from data frames (see `ledger`): no training, no disk. Each function returns a matplotlib Figure.
+
+Error bars and bands are 95 % t intervals over seeds. The last line of a figure says where its numbers come from.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.ticker import MaxNLocator
+
+from banlib import ledger, paper
+from banlib.recipe import generation_name
+
+PALETTE = sns.color_palette("colorblind")
+COLORS = {"Teacher": "#3a3a3a", "BAN-1": PALETTE[0], "BAN-2": PALETTE[1], "BAN-3": PALETTE[2],
+          "Ens*2": PALETTE[4], "Ens*3": PALETTE[3]}  # fmt: skip
+ERROR = "test error, %"
+
+
+def style():
+    """The book's look: opaque light figures (readable in the dark theme too), no top or right spine."""
+    sns.set_theme(style="ticks", context="notebook", palette=PALETTE, rc={
+        "figure.facecolor": "white", "savefig.facecolor": "white", "figure.dpi": 110, "savefig.dpi": 110,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 12, "axes.titlelocation": "left",
+        "axes.titleweight": "bold", "font.size": 10.5, "axes.labelsize": 10.5, "figure.constrained_layout.use": True,
+    })  # fmt: skip
+
+
+def color(name):
+    return COLORS.get(name, PALETTE[(int(name.split("-")[1]) + 3) % len(PALETTE)] if "-" in name else "#777777")
+
+
+def source(figure, *lines):
+    """Write where the numbers come from under a figure, and close it: a notebook then shows it once, as a cell's value."""
+    figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=7.5, color="#555555")
+    plt.close(figure)
+    return figure
+
+
+def sign(value):
+    """A difference in points as text with a true minus."""
+    return f"{value:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def error_by_generation(frame, network, where, title="Measured here"):
+    """The paper's four lineages beside ours: test error of each generation and ensemble.
+
+    frame: `ledger.errors`; network: highlighted in the paper's panel if it is there; where: the provenance line.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.2), gridspec_kw={"width_ratios": (1, 1)})
+    shown = ["Teacher", "BAN-1", "BAN-2", "BAN-3", "Ens*2", "Ens*3"]
+    for number, row in enumerate(paper.TABLE1):
+        values = [row.errors[ledger.COLUMNS.get(name, name)] for name in shown]
+        points = [(place, value) for place, value in enumerate(values) if value is not None]
+        own = row.network == network
+        for part in (points[:-2], points[-2:]):
+            left.plot(*zip(*part), "o-", color=PALETTE[number], linewidth=2.4 if own else 1.2, markersize=5)
+        left.annotate(row.network.removeprefix("DenseNetBC-"), points[0], (-6, 0), textcoords="offset points",
+                      ha="right", va="center", fontsize=9, color=PALETTE[number])  # fmt: skip
+    left.set(title="The paper, CIFAR-100: one run each", ylabel=ERROR, xlim=(-0.9, len(shown) - 0.6))
+    left.set_xticks(range(len(shown)), shown, fontsize=9)
+
+    table = ledger.summary(frame)
+    for place, row in enumerate(table.itertuples()):
+        seeds = frame.loc[frame["name"] == row.name, "error"]
+        right.plot(place + np.linspace(-0.18, 0.18, len(seeds)), seeds, ".", color=color(row.name), alpha=0.35)
+        right.errorbar(place, row.mean, row.ci95 if row.seeds > 1 else None, fmt="o", color=color(row.name), capsize=4,
+                       linewidth=2)  # fmt: skip
+        right.annotate(f"{row.mean:.1f}", (place, row.mean), (8, 0), textcoords="offset points", va="center",
+                       fontsize=9, color=color(row.name))  # fmt: skip
+    low, high = right.get_ylim()
+    most = frame["error"].max()
+    right.set(title=title, ylabel=ERROR, xlim=(-0.5, len(table) - 0.3), ylim=(max(low, 0), min(high, 1.6 * most + 1)))
+    right.set_xticks(range(len(table)), table["name"], fontsize=9)
+    bars = "bars: 95 % interval over seeds; dots: seeds" if table["seeds"].max() > 1 else "one seed: no interval"
+    return source(figure, f"Left: table 1 of the paper. Right: {where}; {bars}")
+
+
+def training_curves(curves, where):
+    """Training loss and test error against epochs, all generations: mean over seeds with 95 % bands.
+
+    curves: `ledger.curves`. The loss of a student counts two terms, so it starts near twice its teacher's.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 4.0))
+    several = curves["seed"].nunique() > 1
+    for axis, column, label in zip(axes, ("train_loss", "test_error"), ("training loss, nats", ERROR)):
+        ends = []
+        for name, group in curves.dropna(subset=[column]).groupby("name", sort=False):
+            spread = group.groupby("epoch")[column].agg(ledger.interval)
+            epochs, (mean, half) = spread.index.to_numpy(), np.array(spread.to_list()).T
+            axis.plot(epochs, mean, color=color(name), linewidth=1.8, marker="." if len(epochs) < 20 else None)
+            axis.fill_between(epochs, mean - half, mean + half, color=color(name), alpha=0.15, linewidth=0)
+            ends.append((mean[-1], name))
+        highest = max(line.get_ydata().max() for line in axis.lines)
+        axis.set(xlabel="epoch", ylabel=label, ylim=(0, 1.15 * highest))
+        label_ends(axis, epochs[-1], ends)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    alone = curves["name"].nunique() == 1
+    axes[0].set_title("Labels are learned" if alone else "Students are asked for more: two terms of loss")
+    axes[1].set_title("Errors drop where the learning rate does")
+    return source(figure, f"{where}; {'bands: 95 % interval over seeds' if several else 'one seed'}")
+
+
+def label_ends(axis, x, ends):
+    """Names at the right ends of lines, spread so that none covers another."""
+    low, high = axis.get_ylim()
+    place, gap = low - 0.03 * (high - low), 0.06 * (high - low)
+    for value, name in sorted(ends):
+        place = max(value, place + gap)
+        axis.annotate(name, (x, place), (5, 0), textcoords="offset points", va="center", fontsize=9, color=color(name))
+    axis.set_xlim(right=x * 1.17)
+
+
+def teacher_against_student(points, where, title):
+    """Teacher error on x, student error on y, with the diagonal: below it the student beats its teacher.
+
+    points: data frame with columns source ("paper" or another), name (of the student), teacher, student (%).
+    """
+    sources = list(points["source"].unique())
+    figure, axes = plt.subplots(1, len(sources), figsize=(4.8 * len(sources), 4.4), squeeze=False)
+    for axis, told in zip(axes[0], sources):
+        part = points[points["source"] == told]
+        values = part[["teacher", "student"]].to_numpy()
+        low, high = values.min(), values.max()
+        margin = 0.06 * (high - low) + 0.1
+        limits = (low - margin, high + margin)
+        axis.plot(limits, limits, color="#888888", linewidth=1)
+        axis.fill_between(limits, limits, limits[0], color="#2ca02c", alpha=0.06, linewidth=0)
+        for name, group in part.groupby("name", sort=False):
+            axis.scatter(group["teacher"], group["student"], color=color(name), s=34, label=name, alpha=0.85)
+        axis.set(title=told, xlabel=f"teacher's {ERROR}", ylabel=f"student's {ERROR}", xlim=limits, ylim=limits)
+        axis.set_aspect("equal")
+        axis.annotate("student better", (0.97, 0.05), xycoords="axes fraction", ha="right", fontsize=9, color="#2a6b2a")
+        axis.legend(frameon=False, fontsize=9, loc="upper left", handletextpad=0.1)
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
+    return source(figure, where)
+
+
+def paper_points():
+    """Table 1's students against their lineage's teacher, for `teacher_against_student`."""
+    return [
+        {"source": "paper, CIFAR-100", "name": name, "teacher": row.errors["Baseline"], "student": row.errors[name]}
+        for row in paper.TABLE1
+        for name in ("BAN-1", "BAN-2", "BAN-3")
+        if row.errors[name] is not None
+    ]
+
+
+def measured_points(frame, told):
+    """Each seed's students against their lineage's teacher, for `teacher_against_student`."""
+    table = frame[frame["members"] == 1].pivot(index="seed", columns="name", values="error")
+    students = [name for name in frame["name"].unique() if name in table and name != "Teacher"]
+    return [
+        {"source": told, "name": name, "teacher": row["Teacher"], "student": row[name]}
+        for name in students
+        for _, row in table.iterrows()
+    ]
+
+
+def paired_differences(table, where):
+    """Each model minus its teacher within the same seed, with intervals. table: `ledger.paired`."""
+    figure, axis = plt.subplots(figsize=(7.2, 1.1 + 0.55 * len(table)))
+    for place, row in enumerate(table.itertuples()):
+        axis.errorbar(row.difference, place, xerr=row.ci95 if row.seeds > 1 else None, fmt="o", color=color(row.name),
+                      capsize=4, linewidth=2)  # fmt: skip
+        axis.annotate(f"{sign(row.difference)}   better in {row.wins} of {row.seeds} seeds", (row.difference, place),
+                      (0, 9), textcoords="offset points", ha="center", fontsize=8.5)  # fmt: skip
+    axis.axvline(0, color="#888888", linewidth=1)
+    axis.set(xlabel="test error minus the teacher's of the same seed, points", ylim=(len(table) - 0.4, -0.7))
+    axis.set_yticks(range(len(table)), table["name"])
+    if len(table):
+        best = table.loc[table["difference"].idxmin()]
+        axis.set_title(f"Furthest from the teacher: {best['name']}, {sign(best['difference'])} points")
+    return source(figure, f"{where}; bars: 95 % interval of the paired difference")
+
+
+def agreement(matrix, names, where):
+    """On how many test images two models predict the same class. matrix: `ensemble.agreement`, %."""
+    figure, axis = plt.subplots(figsize=(5.4, 4.2))
+    matrix = np.asarray(matrix)
+    off_diagonal = matrix[~np.eye(len(matrix), dtype=bool)] if len(matrix) > 1 else matrix
+    sns.heatmap(matrix, annot=True, fmt=".1f", cmap="crest", vmin=np.floor(off_diagonal.min()), vmax=100, square=True,
+                xticklabels=names, yticklabels=names, cbar=False, ax=axis)  # fmt: skip
+    axis.tick_params(rotation=0, length=0)
+    axis.set(xlabel="same prediction, % of test images")
+    axis.set_title(f"Two generations differ on {100 - off_diagonal.mean():.1f} % of images")
+    return source(figure, where)
+
+
+def images(pixels, titles, columns=None, title=None):
+    """A row (or grid) of images. pixels: a list of uint8 or float 0..1 arrays [C, H, W] or [H, W]."""
+    columns = columns or max(len(pixels), 1)
+    rows = max(-(-len(pixels) // columns), 1)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.15 * columns, 1.45 * rows + (0.35 if title else 0)),
+                                squeeze=False)  # fmt: skip
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, picture, text in zip(axes.flat, pixels, titles):
+        picture = np.asarray(picture)
+        picture = picture.transpose(1, 2, 0) if picture.ndim == 3 else picture
+        picture = picture[..., 0] if picture.shape[-1] == 1 and picture.ndim == 3 else picture
+        axis.imshow(picture, cmap="gray_r" if picture.ndim == 2 else None, interpolation="nearest")
+        axis.set_title(text, fontsize=8, fontweight="normal", loc="center")
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
+    plt.close(figure)
+    return figure
+
+
+def probabilities(rows, classes, title):
+    """Class probabilities of a few networks for one image. rows: {name: float [classes]}; the ten likeliest classes."""
+    likeliest = np.argsort(-np.max([np.asarray(values) for values in rows.values()], axis=0))[:10]
+    figure, axes = plt.subplots(1, len(rows), figsize=(3.1 * len(rows), 2.9), sharey=True, squeeze=False)
+    for axis, (name, values) in zip(axes[0], rows.items()):
+        axis.barh(range(len(likeliest)), np.asarray(values)[likeliest], color=color(name))
+        axis.set(title=name, xlabel="probability", xlim=(0, 1))
+        axis.set_yticks(range(len(likeliest)), [str(classes[index]) for index in likeliest])
+    axes[0, 0].invert_yaxis()
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
+    plt.close(figure)
+    return figure
+
+
+def lineage_diagram(gens):
+    """The idea as a drawing: labels teach every generation, and each generation's output teaches the next."""
+    figure, axis = plt.subplots(figsize=(9.6, 2.5))
+    names = [generation_name(generation) for generation in range(min(gens, 3) + 1)]
+    for place, name in enumerate(names):
+        axis.text(3 * place, 0, name, ha="center", va="center", fontsize=12, color="white", fontweight="bold",
+                  bbox={"boxstyle": "round,pad=0.7", "facecolor": color(name), "edgecolor": "none"})  # fmt: skip
+        axis.annotate("", (3 * place, 0.42), (3 * place, 1.15), arrowprops={"arrowstyle": "->", "color": "#555555"})
+        axis.text(3 * place, 1.2, "labels", ha="center", va="bottom", fontsize=10, color="#555555")
+        if place:
+            axis.annotate("", (3 * place - 0.85, 0), (3 * place - 2.15, 0),
+                          arrowprops={"arrowstyle": "->", "linewidth": 2, "color": color(names[place - 1])})  # fmt: skip
+            axis.text(3 * place - 1.5, -0.1, "output\nprobabilities", ha="center", va="top", fontsize=9,
+                      color=color(names[place - 1]))  # fmt: skip
+    axis.set(xlim=(-1.2, 3 * len(names) - 1.8), ylim=(-0.9, 1.7))
+    axis.set_axis_off()
+    axis.set_title("Same architecture, same data, a new random start each time")
+    plt.close(figure)
+    return figure
+
+
+def dense_block_diagram(channels, growth, units):
+    """How wide the input of each dense unit is: every unit reads all channels made before it."""
+    figure, axis = plt.subplots(figsize=(7.2, 0.9 + 0.42 * (units + 1)))
+    for unit in range(units + 1):
+        axis.barh(unit, channels, color="#8a8a8a", height=0.62)
+        for earlier in range(unit):
+            axis.barh(unit, growth, left=channels + earlier * growth, color=PALETTE[earlier % 8], height=0.62)
+    axis.set_yticks(range(units + 1), [f"into unit {unit + 1}" for unit in range(units)] + ["out of the block"])
+    axis.invert_yaxis()
+    axis.set(xlabel="channels", title=f"Each unit appends {growth} channels to all that came before")
+    plt.close(figure)
+    return figure
+
+
+def schedule(recipe):
+    """The learning rate over epochs."""
+    figure, axis = plt.subplots(figsize=(7.2, 2.6))
+    epochs = np.arange(1, recipe.epochs + 1)
+    axis.step(epochs, [recipe.lr_at(epoch) for epoch in epochs], where="mid", color=PALETTE[0], linewidth=2)
+    axis.set(xlabel="epoch", ylabel="learning rate", yscale="log", title=f"The rate falls {len(recipe.lr_milestones)} times")
+    plt.close(figure)
+    return figure
+
+
+def reliability(tables, where):
+    """Accuracy against confidence in equal bins, with the diagonal. tables: {name: (confidence, accuracy, share)}."""
+    figure, axes = plt.subplots(1, len(tables), figsize=(3.6 * len(tables), 3.7), sharey=True, squeeze=False)
+    for axis, (name, (confidence, accuracy, share)) in zip(axes[0], tables.items()):
+        axis.plot((0, 100), (0, 100), color="#888888", linewidth=1)
+        axis.scatter(confidence, accuracy, s=20 + 400 * np.asarray(share), color=color(name), alpha=0.8)
+        axis.set(title=name, xlabel="confidence, %", xlim=(0, 102), ylim=(0, 102))
+        axis.set_aspect("equal")
+    axes[0, 0].set_ylabel("accuracy, %")
+    return source(figure, f"{where}; area: share of test images")

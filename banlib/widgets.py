@@ -1,0 +1,110 @@
+"""Explorers: one drawing function, two layers. In Jupyter ipywidgets redraw it with the kernel; on the rendered page a
+few lines of JavaScript turn over frames drawn beforehand, so a reader without a kernel moves the same sliders."""
+
+import base64
+import html
+import io
+import itertools
+import json
+import uuid
+
+import ipywidgets
+import matplotlib.pyplot as plt
+
+MOST_FRAMES = 64  # the page carries every frame; more would make it heavy
+
+
+class Explorer:
+    """A figure with sliders. Displaying it gives both layers; the front end takes the one it can run.
+
+    draw(**values) -> Figure; describe(**values) -> its alt text; choices: {name: list of values}; start: {name: value}
+    shown first (default: the last of each). Raises ValueError if there are more than 64 combinations or an empty choice.
+    """
+
+    def __init__(self, draw, describe, choices, start=None):
+        count = 1
+        for name, values in choices.items():
+            count *= len(values)
+        if not 1 <= count <= MOST_FRAMES:
+            raise ValueError(f"an explorer draws 1 to {MOST_FRAMES} frames, got {count}: offer fewer values")
+        self.draw, self.describe, self.choices = draw, describe, choices
+        self.start = {name: values[-1] for name, values in choices.items()} | (start or {})
+
+    def frames(self):
+        """[(values, alt text, PNG bytes)] of every combination, the last slider turning fastest."""
+        found = []
+        for combination in itertools.product(*self.choices.values()):
+            values = dict(zip(self.choices, combination))
+            found.append((values, self.describe(**values), png(self.draw(**values))))
+        return found
+
+    def page(self):
+        """The kernel-free layer as HTML: labelled range inputs, an image, and the frames."""
+        mark = f"explorer-{uuid.uuid4().hex[:8]}"
+        frames = self.frames()
+        first = [values for values, _, _ in frames].index(self.start)
+        data = {
+            "choices": [[str(value) for value in values] for values in self.choices.values()],
+            "frames": [[alt, base64.b64encode(raw).decode()] for _, alt, raw in frames],
+        }
+        sliders = "".join(
+            f'<label>{html.escape(name)} <input type="range" min="0" max="{len(values) - 1}" step="1" '
+            f'value="{values.index(self.start[name])}"{" disabled" if len(values) == 1 else ""}> '
+            f"<output>{html.escape(str(self.start[name]))}</output></label> "
+            for name, values in self.choices.items()
+        )
+        alt, raw = data["frames"][first]
+        return (
+            f'<figure class="explorer" id="{mark}"><div class="explorer-sliders">{sliders}</div>'
+            f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{raw}">'
+            f"<noscript>The sliders need JavaScript; the picture shows their starting position.</noscript>"
+            f'<script type="application/json">{json.dumps(data).replace("<", chr(92) + "u003c")}</script>'
+            f"<script>{SCRIPT % json.dumps(mark)}</script></figure>"
+        )
+
+    def widget(self):
+        """The Jupyter layer: bounded sliders over the same drawing function."""
+        sliders = {
+            name: ipywidgets.SelectionSlider(options=values, value=self.start[name], description=name,
+                                             continuous_update=False, disabled=len(values) == 1)
+            for name, values in self.choices.items()
+        }  # fmt: skip
+        picture = ipywidgets.Image(format="png")
+
+        def show(change=None):
+            values = {name: slider.value for name, slider in sliders.items()}
+            picture.value, picture.alt = png(self.draw(**values)), self.describe(**values)
+
+        for slider in sliders.values():
+            slider.observe(show, names="value")
+        show()
+        return ipywidgets.VBox([ipywidgets.HBox(list(sliders.values())), picture])
+
+    def _repr_mimebundle_(self, **kwargs):
+        # A front end with widgets prefers the first, a rendered page is told (nb_mime_priority_overrides) to take HTML.
+        return self.widget()._repr_mimebundle_(**kwargs) | {"text/html": self.page()}
+
+
+SCRIPT = """(() => {
+  const root = document.getElementById(%s), image = root.querySelector("img");
+  const inputs = [...root.querySelectorAll("input")], outputs = root.querySelectorAll("output");
+  const data = JSON.parse(root.querySelector("script[type='application/json']").textContent);
+  const show = () => {
+    let frame = 0;
+    inputs.forEach((input, i) => {
+      frame = frame * data.choices[i].length + +input.value;
+      outputs[i].textContent = data.choices[i][input.value];
+      input.setAttribute("aria-valuetext", data.choices[i][input.value]);
+    });
+    [image.alt, image.src] = [data.frames[frame][0], "data:image/png;base64," + data.frames[frame][1]];
+  };
+  inputs.forEach(input => input.addEventListener("input", show));
+})();"""
+
+
+def png(figure):
+    """A figure as PNG bytes; the figure is closed."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    plt.close(figure)
+    return buffer.getvalue()
