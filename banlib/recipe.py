@@ -110,6 +110,8 @@ class Profile(NamedTuple):
     threads: int | None  # CPU threads of one run; None leaves torch's choice
 
 
+# The digits profile was chosen on digits-dev, images that the reported test set does not hold: over 16 seeds BAN-1 made
+# 2.2 points fewer errors than its teacher (95 % interval 0.9 to 3.5) and won in 13; fewer seeds leave the sign open.
 PROFILES = {
     profile.name: profile
     for profile in (
@@ -121,7 +123,7 @@ PROFILES = {
                 epochs=80, batch=50, lr_milestones=(24, 48, 64), pad=1, flip=False, precision="fp32", test_every=10
             ),
             gens=3,
-            seeds=8,
+            seeds=16,
             threads=1,
         ),
         Profile(
