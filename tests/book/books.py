@@ -1,0 +1,80 @@
+"""The books that these tests build: a small one with stand-in chapters, and the real one with a small network."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from banlib import book
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = {"gens": 1, "seeds": 2, "network": "DenseNetBC-10-4"}  # of the real book here
+PARAMETERS = "profile = 'digits'\nnetwork = 'auto'\ngens = 'auto'\nseeds = 'auto'"
+# One red pixel, glued as myst_nb.glue does it.
+HEADLINE = """
+from IPython.display import display
+PIXEL = ("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC")
+display({"application/papermill.record/image/png": PIXEL}, raw=True,
+        metadata={"scrapbook": {"mime_prefix": "application/papermill.record/", "name": "headline"}})
+"""
+
+
+def notebook(*sources):
+    """A notebook as a dict: strings starting with # are Markdown, the others code; the first code has the parameters."""
+    cells = []
+    for number, source in enumerate(sources):
+        cell = {"id": f"cell-{number}", "metadata": {}, "source": source.strip()}
+        if source.startswith("# "):
+            cells.append(cell | {"cell_type": "markdown"})
+        else:
+            tags = {} if any(c["cell_type"] == "code" for c in cells) else {"tags": ["parameters"]}
+            cells.append(cell | {"cell_type": "code", "metadata": tags, "outputs": [], "execution_count": None})
+    return {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+
+
+def write_chapter(root, name, *sources):
+    (root / "book" / f"{name}.ipynb").write_text(json.dumps(notebook(*sources)), encoding="utf-8")
+
+
+def small_book(folder, chapters=("01_teacher", "02_ban_densenet")):
+    """A book of stand-ins under this repository's _config.yml, in a folder with every odd character a path may have."""
+    root = folder / "a {book}, 'odd' & é"
+    (root / "book").mkdir(parents=True)
+    shutil.copy(ROOT / "_config.yml", root)
+    for name in ("assets", "extensions", "references.bib"):
+        copy = shutil.copytree if (ROOT / "book" / name).is_dir() else shutil.copy
+        copy(ROOT / "book" / name, root / "book" / name)
+    (root / "book/00_preface.md").write_text("# Preface\n\nSee {cite:t}`furlanello2017born`.\n", encoding="utf-8")
+    (root / "book/bibliography.md").write_text("# Bibliography\n\n```{bibliography}\n```\n", encoding="utf-8")
+    listed = "".join(f"- file: book/{name}\n" for name in (*chapters, "bibliography"))
+    (root / "_toc.yml").write_text(f"format: jb-book\nroot: book/00_preface\nchapters:\n{listed}", encoding="utf-8")
+    for name in chapters:
+        write_chapter(root, name, f"# {name}", PARAMETERS, "print(gens, seeds)", HEADLINE)
+    return root
+
+
+@pytest.fixture(scope="session")
+def real_book(tmp_path_factory):
+    """The real book, built once: `root` of a copy of this checkout's book with `_build` in it."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # one for all workers
+    root = base / "real book"
+    with FileLock(base / "real.lock"), pytest.MonkeyPatch.context() as patch:
+        if not root.exists():
+            shutil.copytree(ROOT / "book", root / "book", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+            for name in ("_config.yml", "_toc.yml"):
+                shutil.copy(ROOT / name, root)
+            if (ROOT / "results").exists():
+                shutil.copytree(ROOT / "results", root / "results")
+        patch.setenv("BANLIB_HOME", str(base / "home of the real book"))
+        book.build(parameters=SETTINGS, root=root)  # the second worker finds everything up to date
+    return root
+
+
+def pages(root):
+    """The rendered pages of the table of contents."""
+    return sorted((root / "_build/html/book").glob("*.html"))

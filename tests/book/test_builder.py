@@ -1,0 +1,284 @@
+"""banlib.book: what runs when, and what a reader is told when something fails."""
+
+import json
+import os
+import re
+import shutil
+import sys
+import threading
+
+import pytest
+from books import HEADLINE, PARAMETERS, ROOT, small_book, write_chapter
+from filelock import FileLock
+
+from banlib import book
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A small book, built and rendered once. Tests that change it take a copy."""
+    root = small_book(tmp_path_factory.mktemp("built"))
+    before = snapshot(root)
+    result = book.build(root=root)
+    assert snapshot(root) == before, "building changed the sources"
+    return root, result
+
+
+@pytest.fixture
+def copy(built, tmp_path):
+    return shutil.copytree(built[0], tmp_path / built[0].name)
+
+
+def snapshot(root):
+    return {p: p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file() and "_build" not in p.parts}
+
+
+def one_sentence(error):
+    return "\n" not in str(error) and len(str(error)) < 500
+
+
+# Running and skipping
+
+
+def test_first_build_runs_every_chapter_and_renders(built, capsys):
+    root, result = built
+    assert result.ran == ("01_teacher", "02_ban_densenet")
+    assert result.page == root / "_build/html/index.html" and result.page.is_file()
+    assert all(0 < seconds < 60 for seconds in result.seconds.values())
+    assert result.seconds == book.durations(root)
+    assert (root / "_build/html/book/02_ban_densenet.html").is_file()
+
+
+def test_second_build_does_nothing_and_says_where_the_page_is(built, capsys):
+    root, _ = built
+    page = root / "_build/html/index.html"
+    before = page.stat().st_mtime_ns
+    result = book.build(root=root)
+    assert result.ran == () and page.stat().st_mtime_ns == before
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "01_teacher: up to date" in told.err and "pages: up to date" in told.err
+    assert page.as_uri() in told.err and "http.server" in told.err
+
+
+def test_only_the_changed_chapter_runs_again(copy):
+    write_chapter(copy, "01_teacher", "# Another title", PARAMETERS, "1 + 1")
+    assert book.build(root=copy, render=False).ran == ("01_teacher",)
+
+
+def test_force_runs_everything(copy):
+    assert book.build(root=copy, force=True, render=False).ran == ("01_teacher", "02_ban_densenet")
+
+
+@pytest.mark.parametrize("change", ["notebook", "parameters", "banlib", "results", "versions"])
+def test_every_input_of_a_chapter_counts(copy, monkeypatch, tmp_path, change):
+    injected = {}
+    if change == "notebook":
+        write_chapter(copy, "01_teacher", "# Another title", PARAMETERS)
+    elif change == "parameters":
+        injected = {"gens": 2}
+    elif change == "banlib":
+        shutil.copytree(book.PACKAGE, tmp_path / "banlib")
+        (tmp_path / "banlib/paper.py").write_text("changed = True")
+        monkeypatch.setattr(book, "PACKAGE", tmp_path / "banlib")
+    elif change == "results":
+        (copy / "results").mkdir()
+        (copy / "results/run.json").write_text("{}")
+    elif change == "versions":
+        version = book.importlib.metadata.version
+        monkeypatch.setattr(book.importlib.metadata, "version", lambda name: "0" if name == "torch" else version(name))
+    chapter = book.find_chapters(copy)[0]
+    inputs = book.library_inputs(copy) | book.chapter_inputs(chapter, injected)
+    assert book.what_changed(copy, chapter, inputs) == [f"{change} changed"]
+
+
+def test_an_executed_copy_that_was_altered_runs_again(copy):
+    executed = copy / "_build/executed/01_teacher.ipynb"
+    executed.write_text(executed.read_text().replace("auto", "hand-edited"))
+    assert book.build(root=copy, render=False).ran == ("01_teacher",)
+
+
+def test_parameters_reach_the_chapters_that_have_them(tmp_path):
+    root = small_book(tmp_path)
+    write_chapter(root, "01_teacher", "# One", PARAMETERS + "\ncolour = 'red'", "print(gens, colour)")
+    result = book.build(parameters={"gens": 2, "colour": "blue", "seeds": "auto"}, root=root, render=False)
+    assert result.ran == ("01_teacher", "02_ban_densenet")
+    first, second = (
+        json.loads((root / f"_build/executed/{name}.ipynb").read_text())["cells"] for name in ("01_teacher", result.ran[1])
+    )
+    assert output_of(first) == "2 blue\n"
+    [injected] = ["".join(cell["source"]) for cell in second if "injected-parameters" in cell["metadata"].get("tags", [])]
+    assert "gens = 2" in injected and "colour" not in injected
+    assert "seeds" not in injected, "a value that is the chapter's own shows up as a second parameters cell"
+
+
+def output_of(cells):
+    return "".join("".join(output["text"]) for cell in cells for output in cell.get("outputs", []) if "text" in output)
+
+
+def test_works_from_anywhere(copy, monkeypatch, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert book.build(root=os.path.relpath(copy)).ran == ()
+    assert os.listdir() == []
+    monkeypatch.chdir(copy / "book")
+    monkeypatch.setattr(book, "PACKAGE", tmp_path / "site-packages/banlib")  # not in a checkout: the one around is taken
+    assert book.find_root() == copy
+    assert book.find_chapters(book.find_root())[0].path == copy / "book/01_teacher.ipynb"
+
+
+def test_without_a_book_one_sentence(monkeypatch, tmp_path):
+    monkeypatch.setattr(book, "PACKAGE", tmp_path / "site-packages/banlib")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="^no book in .* run this in a checkout of the book$") as caught:
+        book.build()
+    assert one_sentence(caught.value)
+
+
+def test_the_kernel_is_this_python_whatever_is_registered(tmp_path, monkeypatch):
+    spec = tmp_path / "share/kernels/python3/kernel.json"
+    spec.parent.mkdir(parents=True)
+    spec.write_text(json.dumps({"argv": ["/bin/false"], "display_name": "Wrong", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "share"))
+    root = small_book(tmp_path, chapters=("01_teacher",))
+    tell = "import sys, os, banlib\nprint(sys.executable, os.path.dirname(banlib.__file__), sep='|')"
+    write_chapter(root, "01_teacher", "# One", PARAMETERS, tell)
+    book.build(root=root, render=False)
+    cells = json.loads((root / "_build/executed/01_teacher.ipynb").read_text())["cells"]
+    assert output_of(cells).strip() == f"{sys.executable}|{book.PACKAGE}"
+
+
+def test_two_builds_at_once_take_turns(copy, capsys):
+    """The second waits and then finds nothing to do."""
+    held = FileLock(copy / "_build/book.lock")
+    held.acquire()
+    results = []
+    waiting = threading.Thread(target=lambda: results.append(book.build(root=copy, render=False)))
+    waiting.start()
+    waiting.join(timeout=1)
+    assert waiting.is_alive() and results == []
+    held.release()
+    waiting.join(timeout=60)
+    assert results[0].ran == () and "another process is building this book" in capsys.readouterr().err
+
+
+# What is refused before anything runs
+
+
+@pytest.mark.parametrize(
+    "given, sentence",
+    [
+        ({"parameters": {"genz": 5}}, "unknown parameter 'genz'; did you mean 'gens'?"),
+        ({"parameters": {"gens": "three"}}, "gens must be an integer from 0 to 20, got 'three'"),
+        ({"parameters": {"seeds": 0}}, "seeds must be a count"),
+        ({"parameters": {"network": "DenseNet-90-60"}}, "did you mean 'DenseNetBC-90-60'?"),
+        ({"profile": "digit"}, "unknown profile 'digit'; did you mean 'digits'?"),
+        ({"device": "cudaa"}, "device 'cudaa' is not here"),
+    ],
+)
+def test_bad_parameters_are_refused_before_anything_runs(tmp_path, given, sentence):
+    root = small_book(tmp_path)
+    with pytest.raises(ValueError, match=re.escape(sentence)) as caught:
+        book.build(root=root, **given)
+    assert one_sentence(caught.value) and not (root / "_build").exists()
+
+
+# What goes wrong on the way
+
+
+def test_a_failing_chapter_is_reported_and_the_others_run(copy):
+    page = (copy / "_build/html/index.html").read_bytes()
+    wrong = "raise ValueError('the lamp is out\\nsecond line')"
+    write_chapter(copy, "01_teacher", "# One", PARAMETERS, "print('so far')", wrong, "print('never')")
+    write_chapter(copy, "02_ban_densenet", "# Two", PARAMETERS, HEADLINE)
+    with pytest.raises(book.BookError) as caught:
+        book.build(root=copy)
+    assert "01_teacher: cell 3 ended with ValueError: the lamp is out (executed so far: " in str(caught.value)
+    assert "_build/executed/01_teacher.failed.ipynb" in str(caught.value) and "second line" not in str(caught.value)
+    failed = copy / "_build/executed/01_teacher.failed.ipynb"
+    assert output_of(json.loads(failed.read_text())["cells"]) == "so far\n"
+    assert (copy / "_build/html/index.html").read_bytes() == page, "the earlier page is gone"
+    # Mended, only the failed chapter runs again, and its debris goes.
+    write_chapter(copy, "01_teacher", "# One", PARAMETERS, "print('mended')")
+    assert book.build(root=copy, render=False).ran == ("01_teacher",) and not failed.exists()
+
+
+@pytest.mark.parametrize(
+    "death, told",
+    [
+        ("os.kill(os.getpid(), 9)", "its kernel was killed (SIGKILL), as Linux does when memory runs out"),
+        ("os.kill(os.getpid(), 15)", "its kernel was ended by SIGTERM"),
+        ("os._exit(3)", "its kernel ended by itself with exit code 3"),
+    ],
+)
+def test_a_dead_kernel_is_explained(tmp_path, death, told):
+    root = small_book(tmp_path, chapters=("01_teacher",))
+    write_chapter(root, "01_teacher", "# One", PARAMETERS, "print('so far')", f"import os; {death}")
+    with pytest.raises(book.BookError, match=re.escape(f"01_teacher: {told}")) as caught:
+        book.build(root=root)
+    assert len(str(caught.value).splitlines()) == 2 and "executed so far: " in str(caught.value)
+    assert book.durations(root) == {}, "a chapter that died counts as done"
+
+
+def test_a_warning_is_an_error_each_time(copy):
+    (copy / "book/00_preface.md").write_text("# Preface\n\nSee {doc}`nowhere`.\n")
+    for _ in range(2):  # a page that is not read again must not hide its warning
+        with pytest.raises(book.BookError, match=r"book/00_preface.md:3: WARNING: unknown document"):
+            book.build(root=copy)
+        assert not (copy / "_build/html.json").exists(), "pages with warnings count as done"
+
+
+# What the page gets
+
+
+def test_widgets_and_paths_stay_out_of_the_page():
+    plain, page = {"text/plain": "Slider()"}, {"text/html": "<img alt='a'>"}
+    widget = {book.WIDGET: {"model_id": "ab12"}}
+    outputs = [
+        {"output_type": "display_data", "data": data, "metadata": {}} for data in (plain, widget | plain, widget | page)
+    ]
+    executed = {
+        "cells": [{"cell_type": "code", "metadata": {"papermill": {"duration": 1}}, "source": "", "outputs": outputs}],
+        "metadata": {"widgets": {"state": "x" * 10**6}, "papermill": {"duration": 3.5, "input_path": "a place"}},
+    }
+    kept = book.without_kernel(executed)
+    assert [output["data"] for output in kept["cells"][0]["outputs"]] == [plain, page]
+    assert "a place" not in json.dumps(kept) and len(json.dumps(kept)) < 1000
+    assert kept["metadata"]["papermill"] == {"duration": 3.5}
+    assert book.WIDGET in json.dumps(executed), "the executed copy itself was changed"
+
+
+def test_the_headline_is_the_chapters_figure(copy):
+    fresh = (copy / "_build/source/book/assets/headline.png").read_bytes()
+    assert fresh.startswith(b"\x89PNG")
+    committed = copy / "book/assets/headline.png"
+    committed.unlink(missing_ok=True)
+    assert book.headline(copy) == committed and committed.read_bytes() == fresh
+
+
+def test_no_headline_from_other_parameters(tmp_path):
+    root = small_book(tmp_path, chapters=("02_ban_densenet",))
+    with pytest.raises(book.BookError, match="which has not been executed"):
+        book.headline(root)
+    book.build(parameters={"gens": 1}, root=root, render=False)
+    with pytest.raises(book.BookError, match="with its own parameters"):
+        book.headline(root)
+
+
+def test_without_a_headline_the_book_says_so(tmp_path):
+    root = small_book(tmp_path, chapters=("02_ban_densenet",))
+    write_chapter(root, "02_ban_densenet", "# Two", PARAMETERS)
+    with pytest.raises(book.BookError, match="02_ban_densenet has no figure glued as 'headline'"):
+        book.build(root=root)
+
+
+def test_reading_time_grows_with_the_text(tmp_path):
+    root = small_book(tmp_path)
+    assert book.reading_minutes("01_teacher", root) == 5
+    write_chapter(root, "01_teacher", "# One\n" + "word " * 2000, PARAMETERS)  # 2000 / 200 = 10 minutes, and some code
+    assert book.reading_minutes("01_teacher", root) == 15
+    assert book.reading_minutes("99_missing", root) is None
+
+
+def test_build_folder_is_not_tracked():
+    assert "_build/" in (ROOT / ".gitignore").read_text().splitlines()
