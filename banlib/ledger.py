@@ -38,6 +38,33 @@ def errors(lineages):
     return pd.DataFrame(rows)
 
 
+def subsets(lineages):
+    """Every ensemble that a lineage allows: seed, members (names joined by +), size, error (%), for each subset."""
+    labels, rows = lineages.labels(), []
+    for seed, runs in lineages.runs.items():
+        for size in range(1, len(runs) + 1):
+            for chosen in itertools.combinations(runs, size):
+                mean = ensemble.average([run.probabilities for run in chosen])
+                names = " + ".join(run.spec.name for run in chosen)
+                rows.append({"seed": seed, "members": names, "size": size, "error": ensemble.error(mean, labels)})
+    return pd.DataFrame(rows)
+
+
+def teachers_together(lineages):
+    """Ensembles of unrelated teachers, as large as a lineage: seed (of the first), size, error (%).
+
+    Teacher s is averaged with those of the seeds after it, in a ring, so each seed begins one ensemble of each size.
+    """
+    labels, rows = lineages.labels(), []
+    ring = [(seed, runs[0].probabilities) for seed, runs in lineages.runs.items()]
+    largest = min(max(map(len, lineages.runs.values())), len(ring))
+    for start, (seed, _) in enumerate(ring):
+        for size in range(1, largest + 1):
+            chosen = [ring[(start + step) % len(ring)][1] for step in range(size)]
+            rows.append({"seed": seed, "size": size, "error": ensemble.error(ensemble.average(chosen), labels)})
+    return pd.DataFrame(rows)
+
+
 def interval(values):
     """(mean, half-width of the 95 % t interval of the mean); the half-width of fewer than two values is NaN."""
     values = pd.Series(values, dtype=float)
@@ -79,9 +106,9 @@ def paired(frame, against="Teacher", column="error"):
 def beside_paper(frame, network):
     """Table 1's row of a network beside our means: name, paper (%), measured (%), ci95, seeds, verdict.
 
-    The verdict compares signs only: does the model beat the teacher in the paper, and here with an interval clear of
-    zero. It is about the claim, not about the value, which belongs to another dataset or size unless the network and
-    recipe are the paper's.
+    The verdict says whether the model beats its teacher here, with an interval over paired seeds that is clear of zero.
+    It is about the claim, not about the value, which belongs to another dataset or size unless the network and recipe
+    are the paper's.
     """
     row = paper.row(network)
     printed = {} if row is None else row.errors

@@ -3,6 +3,8 @@
 Error bars and bands are 95 % t intervals over seeds. The last line of a figure says where its numbers come from.
 """
 
+import textwrap
+
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
@@ -27,12 +29,15 @@ def style():
 
 
 def color(name):
-    return COLORS.get(name, PALETTE[(int(name.split("-")[1]) + 3) % len(PALETTE)] if "-" in name else "#777777")
+    """The colour that a model keeps in every figure."""
+    later = name.removeprefix("BAN-")
+    return COLORS.get(name, PALETTE[(int(later) + 3) % len(PALETTE)] if later.isdecimal() else "#777777")
 
 
-def source(figure, *lines):
+def source(figure, text):
     """Write where the numbers come from under a figure, and close it: a notebook then shows it once, as a cell's value."""
-    figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=7.5, color="#555555")
+    text = textwrap.fill(text, int(19 * figure.get_figwidth()))
+    figure.supxlabel(text, x=0.01, ha="left", fontsize=7.5, color="#555555")
     plt.close(figure)
     return figure
 
@@ -276,3 +281,56 @@ def reliability(tables, where):
         axis.set_aspect("equal")
     axes[0, 0].set_ylabel("accuracy, %")
     return source(figure, f"{where}; area: share of test images")
+
+
+def ensemble_sizes(subsets, where):
+    """Test error against the number of members: every subset of a lineage. subsets: `ledger.subsets`."""
+    figure, axis = plt.subplots(figsize=(7.2, 4.2))
+    means = subsets.groupby(["size", "members"], sort=False)["error"].mean().reset_index()
+    for size, group in means.groupby("size"):
+        axis.plot(np.full(len(group), size), group["error"], "o", color="#999999", alpha=0.7)
+        best, worst = group.loc[group["error"].idxmin()], group.loc[group["error"].idxmax()]
+        for row, side in ((best, -11), (worst, 5)) if len(group) > 1 else ((best, -11),):
+            axis.annotate(row["members"], (size, row["error"]), (0, side), textcoords="offset points", fontsize=7.5,
+                          ha="center", color="#555555")  # fmt: skip
+    by_seed = subsets.groupby(["size", "seed"])["error"].mean().reset_index()
+    for size, group in by_seed.groupby("size"):
+        mean, half = ledger.interval(group["error"])
+        axis.errorbar(size + 0.06, mean, half if len(group) > 1 else None, fmt="D", color=PALETTE[0], capsize=4)
+    line = means.groupby("size")["error"].mean()
+    axis.plot(line.index + 0.06, line, color=PALETTE[0], linewidth=1.5)
+    axis.set(xlabel="networks averaged", ylabel=ERROR, xlim=(line.index.min() - 0.5, line.index.max() + 0.5))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_title(f"From {line.iloc[0]:.1f} % alone to {line.iloc[-1]:.1f} % together")
+    return source(figure, f"{where}; grey: each subset, mean over seeds; bars: 95 % interval of the mean of a size")
+
+
+def one_ensemble(subsets, members, where):
+    """The members of one ensemble and their average. subsets: `ledger.subsets`; members: one of its names."""
+    names = members.split(" + ")
+    shown = names + ([members] if len(names) > 1 else [])
+    figure, axis = plt.subplots(figsize=(7.2, 3.4))
+    for place, name in enumerate(shown):
+        mean, half = ledger.interval(subsets.loc[subsets["members"] == name, "error"])
+        together = name == members and len(names) > 1
+        axis.errorbar(mean, place, xerr=half if half == half else None, fmt="D" if together else "o", capsize=4,
+                      color="#b3361a" if together else color(name))  # fmt: skip
+        axis.annotate(f"{mean:.1f} %", (mean, place), (0, 8), textcoords="offset points", ha="center", fontsize=9)
+    axis.set_yticks(range(len(shown)), names + (["averaged"] if len(names) > 1 else []))
+    everything = subsets.groupby("members")["error"].mean()
+    axis.set(xlabel=ERROR, xlim=(0, 1.35 * everything.max()), ylim=(4.6, -0.7), title=members)
+    return source(figure, f"{where}; bars: 95 % interval over seeds")
+
+
+def lineage_against_teachers(table, where):
+    """Error against ensemble size for one lineage and for unrelated teachers. table: kind, size, error, ci95."""
+    figure, axis = plt.subplots(figsize=(7.2, 3.9))
+    for number, (kind, group) in enumerate(table.groupby("kind", sort=False)):
+        place = group["size"] + 0.05 * number
+        half = group["ci95"].fillna(0)
+        axis.errorbar(place, group["error"], half, fmt="o-", capsize=4, color=PALETTE[3 * number], label=kind)
+    axis.set(xlabel="networks averaged", ylabel=ERROR, title="Generations of one lineage against unrelated teachers")
+    axis.set_ylim(bottom=0)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend(frameon=False)
+    return source(figure, f"{where}; a lineage: mean of all its subsets of a size; bars: 95 % interval over seeds")
