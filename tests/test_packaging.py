@@ -1,4 +1,4 @@
-"""What a newcomer meets first: set-up files that agree with each other, commands that exist, a repository that is clean."""
+"""What a newcomer meets first: set-up files that agree with each other, commands that exist, a clean repository."""
 
 import ast
 import importlib.metadata
@@ -92,7 +92,9 @@ def test_every_import_is_declared():
     for file in sorted(ROOT.glob("banlib/**/*.py")) + sorted(ROOT.glob("tests/**/*.py")):
         for name in imports(file):
             top = name.partition(".")[0]
-            if top in sys.stdlib_module_names or top in ("banlib", "tests", "conftest") or (file.parent / f"{top}.py").exists():
+            folders = (file.parent, ROOT / "tests", ROOT / "book/extensions")
+            own = top == "banlib" or any((folder / f"{top}.py").exists() for folder in folders)
+            if own or top in sys.stdlib_module_names:
                 continue
             candidates = {d.lower().replace("_", "-") for d in distributions[top]}
             assert candidates & declared, f"{file.relative_to(ROOT)} imports {name}, which pyproject.toml does not list"
@@ -121,8 +123,8 @@ def floors():
 
 
 def test_picture_names_every_file():
-    built = {path.stem for path in (ROOT / "banlib").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
-    assert set(floors()) == built - {"__init__"}
+    built = [path for path in (ROOT / "banlib").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
+    assert set(floors()) == {path.stem for path in built} - {"__init__"}
 
 
 def test_each_file_imports_only_from_floors_below():
@@ -150,8 +152,8 @@ def test_readme_commands_are_targets():
 
 
 def test_readme_papermill_line_fits_its_chapter():
-    notebook, parameter = re.search(r"papermill (book/02_ban_densenet\.ipynb) out\.ipynb -p (gens) 3\n", README).groups()
-    assert parameter in parameter_names(ROOT / notebook)
+    notebook, name = re.search(r"\npapermill (book/02_ban_densenet\.ipynb) out\.ipynb -p (gens) 3\n", README).groups()
+    assert name in parameter_names(ROOT / notebook)
     for chapter in NOTEBOOKS:
         assert {"profile", "network", "gens", "seeds"} <= parameter_names(chapter), chapter.name
 
@@ -173,6 +175,18 @@ def test_readme_names_profiles_variables_and_commands_that_exist():
     assert all(f'"{variable}"' in source for variable in variables)
     told = set(re.findall(r"`banlib (\w+)", README))
     assert told == set(main.commands), "the README's command overview and `banlib --help` differ"
+
+
+def test_contributing_names_code_that_exists():
+    source = "".join(path.read_text() for path in ROOT.glob("banlib/**/*.py"))
+    steps = CONTRIBUTING[CONTRIBUTING.index("## Add a network") : CONTRIBUTING.index("## Tests")]
+    names = re.findall(r"`([A-Za-z_]\w*(?:\.[a-z_]+)?)(?:\([^`]*\))?`", steps)
+    assert {"FAMILIES", "OBJECTIVES", "EXPECTED", "check_parameters"} <= set(names)
+    for name in names:
+        if not (ROOT / name).exists():
+            assert re.search(rf"\b{name.rpartition('.')[2]}\b", source), name
+    for file in re.findall(r"`((?:banlib|tests|book)/[\w./-]+\.(?:py|md|bib))`", CONTRIBUTING):
+        assert (ROOT / file).exists(), file
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
