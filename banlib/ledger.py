@@ -151,10 +151,10 @@ def provenance(lineages):
             f"{told('precision')}; commit {told('commit')}")  # fmt: skip
 
 
-def time_box(lineages):
+def time_box(*several):
     """What a chapter's time box tells: run_minutes (of one process), run_hardware, and paper_pflop, the arithmetic of
     one generation of the paper's smallest DenseNet over its 200 epochs of 50,000 images (3 passes of 2 operations)."""
-    runs = [run for chain in lineages.runs.values() for run in chain]
+    runs = list({run.run_id: run for lineages in several for chain in lineages.runs.values() for run in chain}.values())
     epochs, images = PROFILES["cifar100"].recipe.epochs, 50_000
     return {
         "run_minutes": sum(run.results["seconds"] for run in runs) / 60,

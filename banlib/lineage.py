@@ -58,14 +58,18 @@ def plan(settings, objective="label+teacher", temperature=1.0):
     return plans
 
 
-def raise_lineages(settings, device="auto", jobs=None, store=None, progress=True):
+def raise_lineages(
+    settings, device="auto", jobs=None, store=None, progress=True, objective="label+teacher", temperature=1.0
+):
     """Train every run of the plan that the store lacks and return `Lineages`.
+
+    objective, temperature: of the students, see `objectives`; the teachers are the same for all.
 
     jobs: processes that raise lineages side by side; by default one per core where the profile's runs use one thread
     on the CPU, else one. A failure in one lineage lets the others finish and is raised at the end.
     """
     store = store or Store()
-    plans = plan(settings)
+    plans = plan(settings, objective, temperature)
     chosen, threads = choose_device(device), settings.profile.threads
     if jobs is None:
         jobs = joblib.cpu_count() if threads == 1 and chosen.type == "cpu" else 1
@@ -82,7 +86,7 @@ def raise_lineages(settings, device="auto", jobs=None, store=None, progress=True
         )
         outcomes = tqdm(
             outcomes, total=len(missing), unit="lineage", disable=not progress, file=sys.stderr,
-            desc=f"{settings.network}, {len(next(iter(plans.values())))} generations",
+            desc=f"{settings.network}, {len(next(iter(plans.values())))} generations on {chosen}",
         )  # fmt: skip
     else:
         outcomes = (
@@ -91,7 +95,7 @@ def raise_lineages(settings, device="auto", jobs=None, store=None, progress=True
     failures = [failure for failure in outcomes if failure]
     if failures:
         raise RuntimeError("; ".join(failures))
-    return load_lineages(settings, store)
+    return load_lineages(settings, store, objective, temperature)
 
 
 def raise_one(seed, specs, root, device, threads, progress):
@@ -105,12 +109,15 @@ def raise_one(seed, specs, root, device, threads, progress):
             return f"seed {seed}: {error}{after}"
 
 
-def load_lineages(settings, store=None):
+def load_lineages(settings, store=None, objective="label+teacher", temperature=1.0):
     """The lineages of a plan from the store alone; raises RunMissing if one was never trained."""
     store = store or Store()
     return Lineages(
         settings,
-        {seed: [store.load(spec.run_id) for spec in specs] for seed, specs in plan(settings).items()},
+        {
+            seed: [store.load(spec.run_id) for spec in specs]
+            for seed, specs in plan(settings, objective, temperature).items()
+        },
     )
 
 
@@ -120,7 +127,7 @@ def recorded(store=None):
     Runs belong together if they differ in seed and generation alone.
     """
     store = store or Store(RESULTS)
-    runs = {run_id: store.load(run_id) for run_id in store.ids() if store.status(run_id) == "finished"}
+    runs = {run_id: store.load(run_id) for run_id in store.ids() if store.folder(run_id).exists()}  # damage is told
     groups = {}
     for run in runs.values():
         chain = [run]
@@ -131,13 +138,10 @@ def recorded(store=None):
         if chain[0].spec.teacher is None and len(alike) == 1:
             lineage = groups.setdefault((*alike.pop(), spec.dataset, spec.objective, spec.temperature), {})
             lineage[spec.seed] = max(lineage.get(spec.seed, []), chain, key=len)
-    found = [
-        Lineages(
-            Settings(profile_of(dataset, network, recipe), network, max(map(len, seeds.values())) - 1, tuple(seeds)),
-            dict(sorted(seeds.items())),
-        )
-        for (network, _, recipe, dataset, objective, _), seeds in groups.items()
-    ]
+    found = []
+    for (network, _, recipe, dataset, *_), seeds in groups.items():
+        gens, profile = max(map(len, seeds.values())) - 1, profile_of(dataset, network, recipe)
+        found.append(Lineages(Settings(profile, network, gens, tuple(sorted(seeds))), dict(sorted(seeds.items()))))
     # A teacher alone is a group of its own, because its objective differs; keep it only if nobody learned from it.
     taught = {runs[0].run_id for lineages in found for runs in lineages.runs.values() if len(runs) > 1}
     found = [

@@ -1,0 +1,147 @@
+"""Paper beside measured: means, intervals, pairs and verdicts, against textbook numbers."""
+
+import math
+import types
+
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+
+from banlib import ledger, paper
+
+
+def lineages(errors, network="DenseNetBC-90-60"):
+    """Lineages whose networks err as said: errors[seed] = [teacher, BAN-1, ...] wrong images of ten, classes 0 and 1.
+
+    Wrong images are the first ones, with confidence 0.8; the others are right with confidence 0.9.
+    """
+    runs = {}
+    for seed, wrong in errors.items():
+        runs[seed] = []
+        for generation, count in enumerate(wrong):
+            right = torch.tensor([image >= count for image in range(10)])
+            first = torch.where(right, 0.9, 0.2)
+            runs[seed].append(types.SimpleNamespace(
+                probabilities=torch.stack([first, 1 - first], 1).half(),
+                metrics=pd.DataFrame([{"epoch": 1, "train_loss": seed + generation}]),
+                spec=types.SimpleNamespace(name=ledger.generation_name(generation), dataset="digits"),
+                environments=[{"hardware": "abacus", "precision": "fp32", "commit": "c0ffee"}],
+            ))  # fmt: skip
+    return types.SimpleNamespace(runs=runs, labels=lambda: torch.zeros(10, dtype=torch.int64), network=network)
+
+
+def frame(**columns):
+    """Columns of errors by name, a row per seed, in the shape of `ledger.errors`."""
+    return pd.DataFrame([{"seed": seed, "name": name, "error": error} for name, errors in columns.items()
+                         for seed, error in enumerate(errors)])  # fmt: skip
+
+
+def test_errors_has_a_row_for_each_seed_and_model():
+    table = ledger.errors(lineages({0: [3, 2, 1, 1], 7: [4, 2, 2, 0]}))
+    assert list(table["seed"]) == [0] * 6 + [7] * 6
+    assert list(table["name"][:6]) == ["Teacher", "BAN-1", "BAN-2", "BAN-3", "Ens*2", "Ens*3"]
+    assert list(table["generation"][:6]) == [0, 1, 2, 3, 2, 3] and list(table["members"][:6]) == [1, 1, 1, 1, 2, 3]
+    assert list(table["error"]) == pytest.approx([30, 20, 10, 10, 10, 10, 40, 20, 20, 0, 20, 20])
+    # Ens*2 of seed 0: image 0 is (0.2 + 0.2) / 2, image 1 is (0.2 + 0.9) / 2, the others 0.9.
+    by_hand = -(math.log(0.2) + math.log(0.55) + 8 * math.log(0.9)) / 10
+    assert table["nll"][4] == pytest.approx(by_hand, rel=1e-3)
+    assert table["ece"][0] == pytest.approx(100 * (0.3 * 0.8 + 0.7 * 0.1), abs=0.1)
+
+
+def test_without_a_ban_3_the_teacher_joins_the_ensemble_of_three():
+    table = ledger.errors(lineages({0: [6, 2, 1]})).set_index("name")
+    assert table.loc["Ens*3", ["members", "generation"]].tolist() == [3, 2]
+    # Image 1: (0.2 + 0.2 + 0.9) / 3 < 1/2 is wrong by the teacher's vote; BAN-1 and BAN-2 alone have 0.55.
+    assert table.loc["Ens*3", "error"] == 20 and table.loc["Ens*2", "error"] == 10
+
+
+def test_a_name_means_the_same_for_every_seed():
+    """A shorter lineage beside longer ones has no Ens*3: its own would be another ensemble by the same name."""
+    table = ledger.errors(lineages({0: [3, 2, 1, 1], 1: [3, 2, 1]}))
+    assert list(table["name"][table["seed"] == 1]) == ["Teacher", "BAN-1", "BAN-2", "Ens*2"]
+
+
+def test_the_interval_is_students():
+    """A textbook case: 2, 4, 4, 4, 5, 5, 7, 9 has mean 5 and standard deviation sqrt(32 / 7); t(0.975; 7) = 2.365."""
+    mean, half = ledger.interval([2, 4, 4, 4, 5, 5, 7, 9])
+    assert mean == 5 and half == pytest.approx(2.365 * math.sqrt(32 / 7) / math.sqrt(8), rel=1e-3)
+    low, high = stats.t.interval(0.95, 7, loc=5, scale=math.sqrt(32 / 7 / 8))
+    assert (mean - half, mean + half) == pytest.approx((low, high))
+    assert ledger.interval([3.5])[0] == 3.5 and math.isnan(ledger.interval([3.5])[1])
+
+
+def test_summary_keeps_the_order_of_names():
+    table = ledger.summary(frame(Teacher=[10, 12], **{"BAN-1": [9, 10], "Ens*2": [8, 8]}))
+    assert list(table["name"]) == ["Teacher", "BAN-1", "Ens*2"] and list(table["mean"]) == [11, 9.5, 8]
+    assert list(table["seeds"]) == [2, 2, 2]
+    # Two values: t(0.975; 1) = 12.706, standard error = half their distance.
+    assert list(table["ci95"]) == pytest.approx([12.706 * 1, 12.706 * 0.5, 0], rel=1e-4)
+
+
+def test_pairing_removes_what_a_seed_gives_both():
+    """Seeds differ by tens, the student is better by 1.0, 1.2, 0.8 within each: t(0.975; 2) = 4.303, s = 0.2."""
+    teacher = [10, 40, 70]
+    table = ledger.paired(frame(Teacher=teacher, **{"BAN-1": [9.0, 38.8, 69.2]}))
+    [row] = table.to_dict("records")
+    assert row["difference"] == pytest.approx(-1) and row["ci95"] == pytest.approx(4.303 * 0.2 / math.sqrt(3), rel=1e-3)
+    assert row["wins"] == 3 and row["seeds"] == 3
+    t = 1 / (0.2 / math.sqrt(3))
+    assert row["p"] == pytest.approx(2 * stats.t.sf(t, 2), rel=1e-6)
+    unpaired = ledger.summary(frame(Teacher=teacher))["ci95"][0]
+    assert unpaired > 50 * row["ci95"]
+    moved = ledger.paired(frame(Teacher=[110, 40, 0], **{"BAN-1": [109.0, 38.8, -0.8]}))
+    assert moved["ci95"][0] == pytest.approx(row["ci95"])
+
+
+def test_pairs_follow_the_seed_not_the_row():
+    table = frame(Teacher=[10, 40, 70], **{"BAN-1": [9, 38, 69]}).sample(frac=1, random_state=3)
+    assert ledger.paired(table)["difference"][0] == pytest.approx(-4 / 3)
+
+
+def test_a_pair_needs_both():
+    """A seed whose lineage was cut short is no pair, and counts as none."""
+    table = frame(Teacher=[10, 20, 30], **{"BAN-1": [9, 18]})
+    [row] = ledger.paired(table).to_dict("records")
+    assert (row["seeds"], row["wins"], row["difference"]) == (2, 2, -1.5)
+    assert row["ci95"] == pytest.approx(12.706 * 0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize("differences, verdict", [
+    ([-1.0, -1.2, -0.8], "beats its teacher"),  # half-width 0.5
+    ([-1.0, -2.0, 1.0], "undecided"),
+    ([0.9, 1.0, 1.1], "worse than its teacher"),
+    ([0.0, 0.0, 0.0], "undecided"),
+    ([-0.1], "below its teacher, one seed"),
+    ([0.1], "not below its teacher, one seed"),
+    ([0.0], "not below its teacher, one seed"),
+])  # fmt: skip
+def test_the_verdict_is_clear_of_zero_or_none(differences, verdict):
+    teacher = [20.0] * len(differences)
+    table = frame(Teacher=teacher, **{"BAN-1": [20 + difference for difference in differences]})
+    assert ledger.beside_paper(table, "DenseNetBC-16-8").set_index("name").loc["BAN-1", "verdict"] == verdict
+
+
+def test_the_papers_row_stands_beside_ours():
+    names = ["Teacher", "BAN-1", "BAN-2", "BAN-3", "Ens*2", "Ens*3"]
+    table = ledger.beside_paper(frame(**{name: [9, 11] for name in names}), "DenseNetBC-90-60")
+    assert list(table.columns) == ["name", "paper", "measured", "ci95", "seeds", "verdict"]
+    row = next(row for row in paper.TABLE1 if row.network == "DenseNetBC-90-60")
+    printed = [row.errors[name] for name in ("Baseline", "BAN-1", "BAN-2", "BAN-3", "Ens*2", "Ens*3")]
+    assert list(table["paper"]) == printed == [17.69, 16.62, 16.44, 16.72, 15.39, 15.74]
+    assert list(table["measured"]) == [10] * 6 and table["verdict"][0] == ""
+    assert ledger.beside_paper(frame(Teacher=[1, 2]), "DenseNetBC-16-8")["paper"].isna().all()
+
+
+def test_curves_have_every_epoch_of_every_run():
+    table = ledger.curves(lineages({0: [1, 1], 5: [1, 1]}))
+    assert list(zip(table["seed"], table["name"], table["train_loss"])) == [
+        (0, "Teacher", 0), (0, "BAN-1", 1), (5, "Teacher", 5), (5, "BAN-1", 6)]  # fmt: skip
+
+
+@pytest.mark.parametrize("seeds, told", [((0,), "seeds 0;"), ((0, 1, 2, 3), "seeds 0-3;"), ((4, 7), "seeds 4, 7;")])
+def test_provenance_names_hardware_data_seeds_and_commit(seeds, told):
+    sentence = ledger.provenance(lineages({seed: [1, 1] for seed in seeds}))
+    assert told in sentence
+    for word in ("DenseNetBC-90-60", "digits", "abacus", "fp32", "commit c0ffee"):
+        assert word in sentence
