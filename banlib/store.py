@@ -1,6 +1,6 @@
 """Runs on disk, found by run id: committed whole or not at all, checked when read, held by one process when written.
 
-    <root>/<run id>/            a finished run: FILES and a manifest with the SHA-256 and size of each, committed by one rename
+    <root>/<run id>/            a finished run: FILES and a manifest of their SHA-256 and size; one rename commits
     <root>/live/<run id>/       work in progress: the two newest resume points, metrics so far, or why it diverged
     <root>/locks/<run id>.lock  a kernel lock: a crash frees it, no clock is read
     <root>/aside/               finished runs found damaged when training wanted them

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from banlib import data, models, teachers
 from banlib.objectives import OBJECTIVES
+from banlib.recipe import BadInput
 from banlib.store import Diverged, RunDamaged, RunMissing, Store
 
 EXPLODED = 50  # a loss this many times that of guessing is counted as divergence, long before it overflows
@@ -226,8 +227,9 @@ def load_teacher(spec, store, dataset):
         raise RunMissing(f"{spec.name} (run {spec.run_id}) cannot learn from {spec.teacher}: {missing}") from None
     if run.spec.dataset_digest != spec.dataset_digest:
         raise ValueError(
-            f"teacher {run.run_id} learned {run.spec.dataset} ({run.spec.dataset_digest[:8]}), its student {spec.run_id} "
-            f"would learn {spec.dataset} ({spec.dataset_digest[:8]}); both need the same classes, image size and images"
+            f"teacher {run.run_id} learned {run.spec.dataset} ({run.spec.dataset_digest[:8]}), its student "
+            f"{spec.run_id} would learn {spec.dataset} ({spec.dataset_digest[:8]}); both need the same classes, "
+            "image size and images"
         )
     return network_of(run, dataset)
 
@@ -277,7 +279,7 @@ def pack(student, optimizer):
 
 
 def unpack(tensors, student, optimizer):
-    """The inverse of `pack`. Raises RunDamaged if a part is missing, unknown or of another shape: nothing goes on without."""
+    """The inverse of `pack`. Raises RunDamaged if a part is missing, unknown or of another shape."""
     own = student.state_dict()
     trained = {name: parameter for name, parameter in student.named_parameters() if parameter.requires_grad}
     expected = {f"network.{name}": tensor.shape for name, tensor in own.items()}
@@ -291,7 +293,8 @@ def unpack(tensors, student, optimizer):
     student.load_state_dict({name: tensors[f"network.{name}"] for name in own})
     if optimizer.defaults["momentum"]:
         for name, parameter in trained.items():
-            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(tensors[f"momentum.{name}"])
+            momentum = torch.empty_like(parameter).copy_(tensors[f"momentum.{name}"])
+            optimizer.state[parameter]["momentum_buffer"] = momentum
 
 
 def choose_device(text="auto"):
@@ -301,7 +304,7 @@ def choose_device(text="auto"):
         return torch.device(found[1] if len(found) > 1 else "cpu")
     wanted = "cuda:0" if text == "cuda" else str(text)
     if wanted not in found:
-        raise ValueError(f"device {str(text)!r} is not here; found: {', '.join(found)} (or use 'auto')")
+        raise BadInput(f"device {str(text)!r} is not here; found: {', '.join(found)} (or use 'auto')")
     return torch.device(wanted)
 
 
@@ -347,7 +350,8 @@ def commit():
         git = lambda *words: subprocess.run(  # noqa: E731
             ["git", "-C", here, *words], capture_output=True, text=True, check=True, timeout=10
         ).stdout
-        return git("rev-parse", "--short=12", "HEAD").strip() + ("+" if git("status", "--porcelain", "--", here) else "")
+        changed = git("status", "--porcelain", "--", here)
+        return git("rev-parse", "--short=12", "HEAD").strip() + ("+" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
 

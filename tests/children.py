@@ -71,7 +71,9 @@ def train_until_operation(specs, root, number, told):
     def audited(event, args):
         if event == "open" and str(args[0]).startswith(str(root)) and args[2] & (os.O_WRONLY | os.O_RDWR):
             operation("open", args[0])
-        elif event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir") and "-pycache-" not in str(args[0]):
+        elif event == "os.remove" and args[1] != -1:  # rmtree, which names files by their folder, in any order
+            operation("remove", "file of a folder")
+        elif event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir"):
             operation(event.removeprefix("os."), args[0])
 
     def synced(handle):

@@ -122,7 +122,7 @@ def test_case_1_killed_at_random_moments_a_lineage_ends_with_the_same_bits(undis
         store, lineages = Store(tmp_path / str(lineages)), lineages + 1
         while True:
             child = children.start(children.train, specs, store.root)
-            child.join(chance.uniform(0, 0.8 * takes))
+            child.join(chance.uniform(0, 0.5 * takes))
             child.kill()
             child.join()
             if child.exitcode == 0:
@@ -361,7 +361,7 @@ def test_case_5_a_run_renamed_to_another_id_is_refused(finished, teacher):
 
 
 def test_case_6_another_dataset_is_refused_before_training(store):
-    with pytest.raises(ValueError, match="digits here has digest 5e4af43e5685e72e…, the spec expects 0000000000000000…"):
+    with pytest.raises(ValueError, match="digits here has digest 5e4af43e5685e72e…, the spec expects 00000000"):
         train(tiny_spec(dataset_digest="0" * 64), store)
     assert not store.root.exists()
 
@@ -407,11 +407,12 @@ def test_case_9_a_second_process_waits_and_says_for_whom_since_when(undisturbed,
     with store.claim(teacher):
         child = children.start(children.train_and_tell, [teacher], store.root, told)
         said = wait_for(lambda: told.with_suffix(".stderr").exists() and told.with_suffix(".stderr").read_text())
-        assert f"run {teacher.run_id} (DenseNetBC-10-4 Teacher, seed 0) is being trained by process {os.getpid()} on" in said
-        assert f"since {time.strftime('%Y-')}" in said and said.endswith("; waiting for it\n")
+        held = f"is being trained by process {os.getpid()} on "
+        assert said.startswith(f"run {teacher.run_id} (DenseNetBC-10-4 Teacher, seed 0) {held}")
+        assert f" since {time.strftime('%Y-')}" in said and said.endswith("; waiting for it\n")
         time.sleep(0.2)
         assert child.is_alive() and store.status(teacher.run_id) == "live"
-        with pytest.raises(RuntimeError, match=f"run {teacher.run_id} is being trained by process {os.getpid()} on .*stop"):
+        with pytest.raises(RuntimeError, match=f"run {teacher.run_id} {held}.*stop it first"):
             store.remove(teacher.run_id)
     child.join()
     assert child.exitcode == 0 and json.loads(told.read_text())["trained"] == 1
@@ -493,8 +494,8 @@ def spoil(monkeypatch, how, epoch=2, step=2):
 def test_case_11_a_bad_step_is_not_taken_and_recorded(teacher, store, monkeypatch, how):
     seen = spoil(monkeypatch, how)
     lr = teacher.recipe.lr_at(2)
-    sentence = (rf"DenseNetBC-10-4 Teacher \(run {teacher.run_id}\) diverged in epoch 2, step 2, at learning rate {lr:g}: "
-                r"the loss is .*, the gradient's norm ")  # fmt: skip
+    sentence = (rf"DenseNetBC-10-4 Teacher \(run {teacher.run_id}\) diverged in epoch 2, step 2, at learning rate "
+                rf"{lr:g}: the loss is .*, the gradient's norm ")  # fmt: skip
     with pytest.raises(Diverged, match=sentence) as caught:
         train(teacher, store)
     assert "\n" not in str(caught.value)
@@ -644,7 +645,7 @@ def test_case_18_training_in_a_store_that_cannot_be_written_is_refused_at_the_st
 # Case 20: odd paths
 
 
-@pytest.mark.parametrize("name", ["with space", "it's \"quoted\"", "größer 猫 ß", "new\nline", "-dash $HOME %s {x} [a]*"])
+@pytest.mark.parametrize("name", ["with space", "it's \"quoted\"", "größer 猫", "new\nline", "-dash $HOME %s {x} [a]*"])
 def test_case_20_odd_paths_work_and_change_no_bit(undisturbed, teacher, tmp_path, monkeypatch, name):
     monkeypatch.setenv("BANLIB_HOME", str(tmp_path / name / "deep er"))
     run = train(teacher, Store())
@@ -656,7 +657,9 @@ def test_case_20_odd_paths_work_and_change_no_bit(undisturbed, teacher, tmp_path
 
 
 @pytest.mark.parametrize("network, objective", [("DenseNetBC-10-4", "label+teacher"), ("WideResNet-10-1", "dkpp")])
-def test_case_22_interrupted_a_run_goes_on_to_the_same_bits(undisturbed, tmp_path, monkeypatch, capsys, network, objective):
+def test_case_22_interrupted_a_run_goes_on_to_the_same_bits(
+    undisturbed, tmp_path, monkeypatch, capsys, network, objective
+):
     """With dropout and with random numbers in the objective too."""
     short = tiny_spec(recipe=SHORT).run_id
     spec = tiny_spec(1, short, network=network, objective=objective, recipe=recipe(epochs=3, dropout=0.3))
@@ -669,8 +672,10 @@ def test_case_22_interrupted_a_run_goes_on_to_the_same_bits(undisturbed, tmp_pat
                 interrupt(patch, epoch)
                 with pytest.raises(KeyboardInterrupt):
                     train(spec, store)
-            assert f"interrupted in epoch {epoch}; run it again to go on after epoch {epoch - 1}" in capsys.readouterr().err
-            assert store.status(spec.run_id) == "live" and len(points(store.folder(spec.run_id, "live"))) == min(epoch - 1, 2)
+            said = capsys.readouterr().err
+            assert f"interrupted in epoch {epoch}; run it again to go on after epoch {epoch - 1}" in said
+            assert store.status(spec.run_id) == "live"
+            assert len(points(store.folder(spec.run_id, "live"))) == epoch - 1
         runs.append(train(spec, store))
     assert outcome(runs[0]) == outcome(runs[1]) and [len(run.environments) for run in runs] == [1, 3]
 
@@ -699,8 +704,8 @@ def test_case_22_interrupted_while_saving(undisturbed, teacher, store, monkeypat
 # Case 23: links and ids that lead out of the store
 
 
-@pytest.mark.parametrize("run_id", ["../etc", "..", "", "a", "0" * 15, "0" * 17, "0" * 15 + "G", "A" * 16, "0" * 16 + "\n",
-                                    "0" * 16 + "/..", "/" + "0" * 15, None, 5, b"0" * 16])  # fmt: skip
+@pytest.mark.parametrize("run_id", ["../etc", "..", "", "a", "0" * 15, "0" * 17, "0" * 15 + "G", "A" * 16,
+                                    "0" * 16 + "\n", "0" * 16 + "/..", "/" + "0" * 15, None, 5, b"0" * 16])  # fmt: skip
 def test_case_23_an_id_is_16_hex_digits(store, run_id):
     for call in (store.status, store.load, store.remove, store.problems, store.folder):
         if call == store.problems:
@@ -851,8 +856,8 @@ def test_case_27_never_two_rows_for_an_epoch(undisturbed, teacher, store, interr
 
 
 def test_case_28_resumed_under_other_threads_is_warned_of_and_recorded(teacher, store, interrupted):
-    with pytest.warns(UserWarning, match=f"run {teacher.run_id} goes on under other conditions .threads 1 -> 2.: it will "
-                                         "not be bit-identical"):  # fmt: skip
+    with pytest.warns(UserWarning, match=f"run {teacher.run_id} goes on under other conditions .threads 1 -> 2.: it "
+                                         "will not be bit-identical"):  # fmt: skip
         run = train(teacher, store, threads=2)
     assert torch.get_num_threads() == 1
     assert [environment["threads"] for environment in run.environments] == [1, 2]
@@ -885,8 +890,8 @@ def rewrite(path, tensors, state):
     (path.parent / f"resume-{epoch}-{len(raw)}-{hashlib.sha256(raw).hexdigest()}.safetensors").write_bytes(raw)
 
 
-@pytest.mark.parametrize("part", ["momentum", "one momentum", "weights", "batchnorm", "rows", "a row", "environments", "spec",
-                                  "state", "shape"])  # fmt: skip
+@pytest.mark.parametrize("part", ["momentum", "one momentum", "weights", "batchnorm", "rows", "a row", "environments",
+                                  "spec", "state", "shape"])  # fmt: skip
 def test_case_29_a_resume_point_that_lacks_a_part_is_refused(teacher, store, interrupted, part):
     path = points(interrupted)[-1][1]
     raw = path.read_bytes()

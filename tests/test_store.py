@@ -91,7 +91,7 @@ def test_ids_status_and_find(trained, tmp_path):
 
 
 @pytest.mark.parametrize("manifest", ["", "[]", "{}", "null", '{"files": []}', '{"files": {"run.json": 3}}', "\xff",
-                                      '{"files": {"../../x": {"bytes": 1, "sha256": ""}}}', '{"files": {}}'])  # fmt: skip
+                                      '{"files": {"../x": {"bytes": 1, "sha256": ""}}}', '{"files": {}}'])  # fmt: skip
 def test_a_strange_manifest_is_damage_not_a_crash(tmp_path, manifest):
     store = Store(tmp_path)
     store.folder("0" * 16).mkdir()
