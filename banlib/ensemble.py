@@ -45,6 +45,17 @@ def calibration_error(probabilities, labels, bins=15):
     ).item()
 
 
+def entropy(probabilities):
+    """How much each prediction doubts, nats: [n, classes] -> [n]."""
+    likelihood = probabilities.float().clamp_min(SMALLEST)
+    return -(likelihood * likelihood.log()).sum(-1)
+
+
+def soften(probabilities, temperature):
+    """The probabilities that the same logits give at another temperature: [..., classes]."""
+    return (probabilities.float().clamp_min(SMALLEST).log() / temperature).softmax(-1)
+
+
 def agreement(probabilities):
     """[members, members]: the share of images, in %, on which two members predict the same class."""
     predictions = torch.stack([member.argmax(1) for member in probabilities])

@@ -15,7 +15,8 @@ from banlib.recipe import generation_name
 
 PALETTE = sns.color_palette("colorblind")
 COLORS = {"Teacher": "#3a3a3a", "BAN-1": PALETTE[0], "BAN-2": PALETTE[1], "BAN-3": PALETTE[2],
-          "Ens*2": PALETTE[4], "Ens*3": PALETTE[3]}  # fmt: skip
+          "Ens*2": PALETTE[4], "Ens*3": PALETTE[3], "label+teacher": PALETTE[0], "teacher": PALETTE[1],
+          "cwtm": PALETTE[2], "dkpp": PALETTE[4]}  # fmt: skip
 ERROR = "test error, %"
 
 
@@ -171,11 +172,11 @@ def paired_differences(table, where):
         axis.annotate(f"{sign(row.difference)}   better in {row.wins} of {row.seeds} seeds", (row.difference, place),
                       (0, 9), textcoords="offset points", ha="center", fontsize=8.5)  # fmt: skip
     axis.axvline(0, color="#888888", linewidth=1)
-    axis.set(xlabel="test error minus the teacher's of the same seed, points", ylim=(len(table) - 0.4, -0.7))
+    axis.set(xlabel="test error minus that of the same seed's teacher, points", ylim=(len(table) - 0.4, -0.7))
     axis.set_yticks(range(len(table)), table["name"])
     if len(table):
         best = table.loc[table["difference"].idxmin()]
-        axis.set_title(f"Furthest from the teacher: {best['name']}, {sign(best['difference'])} points")
+        axis.set_title(f"Largest gain: {best['name']}, {sign(best['difference'])} points")
     return source(figure, f"{where}; bars: 95 % interval of the paired difference")
 
 
@@ -221,6 +222,24 @@ def probabilities(rows, classes, title):
         axis.set(title=name, xlabel="probability", xlim=(0, 1))
         axis.set_yticks(range(len(likeliest)), [str(classes[index]) for index in likeliest])
     axes[0, 0].invert_yaxis()
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
+    plt.close(figure)
+    return figure
+
+
+def one_image(pixels, rows, classes, title):
+    """An image [C, H, W] beside `probabilities` that several networks give it."""
+    likeliest = np.argsort(-np.max([np.asarray(values) for values in rows.values()], axis=0))[:10]
+    figure, axes = plt.subplots(1, 1 + len(rows), figsize=(2.4 + 3.1 * len(rows), 2.9),
+                                width_ratios=(0.75, *([1] * len(rows))))  # fmt: skip
+    picture = np.asarray(pixels).transpose(1, 2, 0)
+    axes[0].imshow(picture if picture.shape[2] == 3 else picture[..., 0], cmap="gray_r", interpolation="nearest")
+    axes[0].set_axis_off()
+    for axis, (name, values) in zip(axes[1:], rows.items()):
+        axis.barh(range(len(likeliest)), np.asarray(values)[likeliest], color=color(name))
+        axis.set(title=name, xlabel="probability", xlim=(0, 1))
+        axis.set_yticks(range(len(likeliest)), [str(classes[index]) for index in likeliest])
+        axis.invert_yaxis()
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
     plt.close(figure)
     return figure
