@@ -311,7 +311,7 @@ def first_line(text):
 
 
 def how_it_died(code):
-    if code == -signal.SIGKILL:
+    if code == -9:  # signal.SIGKILL, which not every system has
         return (
             "its kernel was killed (SIGKILL), as Linux does when memory runs out; close other programs or ask for a "
             "smaller network, and run this again: training goes on after the last finished epoch"
