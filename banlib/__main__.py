@@ -52,13 +52,11 @@ class Commands(click.Group):
             code = complain(f"{error.format_message().rstrip('.')}; see {asked} --help", BAD_INPUT)
         except click.ClickException as error:
             code = complain(error.format_message(), FAILED)
-        except click.Abort as error:  # click's word for a KeyboardInterrupt, and for no answer to a question
-            if isinstance(error.__cause__, Terminated):
+        except click.Abort as error:  # what click makes of a KeyboardInterrupt
+            if isinstance(error.__context__, Terminated):
                 code = complain("stopped by SIGTERM; finished epochs are kept, start it again to go on", START_AGAIN)
-            elif isinstance(error.__cause__, KeyboardInterrupt):
-                code = complain("interrupted; finished epochs are kept, run it again to go on", INTERRUPTED)
             else:
-                code = complain("not confirmed, nothing was done", FAILED)
+                code = complain("interrupted; finished epochs are kept, run it again to go on", INTERRUPTED)
         except (ValueError, RuntimeError, LookupError, OSError) as error:
             if debug:
                 raise
@@ -443,7 +441,11 @@ def rm(run_ids, yes, folder, as_json):
         click.echo(f"{run_id}  {what}  {row['status']}", err=True)
     if not yes:
         which = "this run" if len(doomed) == 1 else f"these {len(doomed)} runs"
-        click.confirm(f"Remove {which}?", abort=True, err=True)
+        confirmed = False
+        with contextlib.suppress(click.Abort):  # no answer at all
+            confirmed = click.confirm(f"Remove {which}?", err=True)
+        if not confirmed:
+            raise click.ClickException("not confirmed, nothing was removed")
     for run_id in doomed:
         store.remove(run_id)
     if as_json:
