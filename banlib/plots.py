@@ -117,13 +117,15 @@ def label_ends(axis, x, ends):
     axis.set_xlim(right=x * 1.17)
 
 
-def teacher_against_student(points, where, title):
+def teacher_against_student(points, where):
     """Teacher error on x, student error on y, with the diagonal: below it the student beats its teacher.
 
-    points: data frame with columns source ("paper" or another), name (of the student), teacher, student (%).
+    points: data frame with columns source ("paper, ..." or another), name (of the student), teacher, student (%); a panel
+    for each source.
     """
     sources = list(points["source"].unique())
-    figure, axes = plt.subplots(1, len(sources), figsize=(4.8 * len(sources), 4.4), squeeze=False)
+    width = 4.8 if len(sources) < 3 else 4.1
+    figure, axes = plt.subplots(1, len(sources), figsize=(width * len(sources), width - 0.1), squeeze=False)
     for axis, told in zip(axes[0], sources):
         part = points[points["source"] == told]
         values = part[["teacher", "student"]].to_numpy()
@@ -134,11 +136,12 @@ def teacher_against_student(points, where, title):
         axis.fill_between(limits, limits, limits[0], color="#2ca02c", alpha=0.06, linewidth=0)
         for name, group in part.groupby("name", sort=False):
             axis.scatter(group["teacher"], group["student"], color=color(name), s=34, label=name, alpha=0.85)
-        axis.set(title=told, xlabel=f"teacher's {ERROR}", ylabel=f"student's {ERROR}", xlim=limits, ylim=limits)
+        won = (part["student"] < part["teacher"]).sum()
+        axis.set(title=f"{told}:\n{won} of {len(part)} students win", xlabel=f"teacher's {ERROR}", xlim=limits, ylim=limits)
         axis.set_aspect("equal")
         axis.annotate("student better", (0.97, 0.05), xycoords="axes fraction", ha="right", fontsize=9, color="#2a6b2a")
         axis.legend(frameon=False, fontsize=9, loc="upper left", handletextpad=0.1)
-    figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
+    axes[0, 0].set_ylabel(f"student's {ERROR}")
     return source(figure, where)
 
 
