@@ -69,9 +69,18 @@ class Run:
         return pd.DataFrame(read_metrics(self.folder / "metrics.jsonl"))
 
     @cached_property
+    def tested(self):
+        return safetensors.torch.load_file(self.folder / "probabilities.safetensors")
+
+    @property
     def probabilities(self):
         """float16 [test images, classes], rows in the dataset's order."""
-        return safetensors.torch.load_file(self.folder / "probabilities.safetensors")["probabilities"]
+        return self.tested["probabilities"]
+
+    @property
+    def labels(self):
+        """The test labels, int64 [test images], in the same order: a record can be read where the dataset is not."""
+        return self.tested["labels"]
 
     def weights(self):
         """The state dict at the last epoch. Records shipped in results/ come without: FileNotFoundError."""
@@ -322,15 +331,18 @@ class Work:
             with open(path, "ab") as file:
                 file.write(metrics_text(rows[-1:]))
 
-    def commit(self, results, rows, environments, weights, probabilities):
-        """Turn the work into a finished run, by one rename. weights: state dict; probabilities: float16."""
+    def commit(self, results, rows, environments, weights, probabilities, labels):
+        """Turn the work into a finished run, by one rename. weights: state dict; probabilities: float16 [n, classes]
+        and labels: int64 [n], of the test images."""
         spec = {"spec": self.spec.canonical()}
         contents = {
             "run.json": dump({"spec": self.spec.model_dump(mode="json"), "results": results,
                               "environments": environments}),
             "metrics.jsonl": metrics_text(rows),
             "weights.safetensors": safetensors.torch.save(weights, metadata=spec),
-            "probabilities.safetensors": safetensors.torch.save({"probabilities": probabilities}, metadata=spec),
+            "probabilities.safetensors": safetensors.torch.save(
+                {"probabilities": probabilities, "labels": labels}, metadata=spec
+            ),
         }  # fmt: skip
         commit(contents, self.building, self.finished)
         discard(self.live, self.building)

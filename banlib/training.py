@@ -130,7 +130,7 @@ def train(spec, work, teacher, dataset, device, progress):
         "last_start_seconds": round(time.perf_counter() - started, 3),
     }
     weights = {name: tensor.cpu().contiguous() for name, tensor in student.state_dict().items()}
-    work.commit(results, rows, environments, weights, probabilities)
+    work.commit(results, rows, environments, weights, probabilities, dataset.test.labels.cpu())
 
 
 def train_epoch(spec, epoch, student, optimizer, images, labels, teacher, autocast, layout, tick=lambda n: None):
@@ -165,7 +165,7 @@ def train_epoch(spec, epoch, student, optimizer, images, labels, teacher, autoca
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])
-            good = (loss.abs() < limit) & norm.isfinite()  # a NaN loss compares false
+            good = (loss < limit) & norm.isfinite()  # a NaN loss compares false
             if device.type == "cpu":
                 if not good:
                     raise Diverged(step, f"the loss is {loss.item():g}, the gradient's norm {norm.item():g}")

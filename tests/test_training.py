@@ -277,6 +277,7 @@ def test_draws_differ_by_seed_generation_and_epoch_alone(store):
 
     ours, theirs = children.context.Pipe()
     child = children.start(children.draw, spec, 100, 9, theirs)
+    theirs.close()  # the child's copy alone is open: if it dies, there is an end to waiting
     assert ours.recv() == [part.tolist() for part in draws[0]]
     child.join()
 
@@ -308,28 +309,28 @@ def test_a_student_trains_from_its_own_initialisation(trained, store, watched):
 def test_a_run_depends_on_no_state_of_the_process_and_leaves_none(tmp_path, network):
     """The global generators, which dropout draws from too, and the number of threads."""
     spec, outcomes = tiny_spec(network=network, recipe=recipe(epochs=2)), []
-    for seed in (1, 2):
+    for seed, threads in ((1, 1), (2, 3)):
         torch.manual_seed(seed)
+        torch.set_num_threads(threads)  # fit is asked for one
         before = torch.random.get_rng_state()
         outcomes.append(outcome(train(spec, Store(tmp_path / str(seed)))))
-        assert torch.equal(torch.random.get_rng_state(), before)
-        torch.set_num_threads(3)  # the second time; fit was asked for one
-    assert torch.get_num_threads() == 3
+        assert torch.equal(torch.random.get_rng_state(), before) and torch.get_num_threads() == threads
     assert outcomes[0] == outcomes[1]
 
 
-def test_dropout_draws_anew_each_epoch(tmp_path, monkeypatch):
-    spec, masks = tiny_spec(network="WideResNet-10-1", recipe=recipe(epochs=2, batch=100, dropout=0.5)), []
+def test_dropout_draws_anew_each_epoch(tmp_path):
+    spec, seeds = tiny_spec(network="WideResNet-10-1", recipe=recipe(epochs=3, dropout=0.5)), []
 
-    def hook(module, inputs, output):
+    def hook(module, inputs):
         if isinstance(module, torch.nn.Dropout) and module.training:
-            masks.append(output == 0)
+            seeds.append(torch.random.initial_seed())
 
-    handle = torch.nn.modules.module.register_module_forward_hook(hook)
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(hook)
     train(spec, Store(tmp_path))
     handle.remove()
-    per_epoch = len(masks) // 2
-    assert per_epoch >= 1 and not torch.equal(masks[0], masks[per_epoch])
+    each = [hashlib.sha256(f"0/0/{epoch}/dropout".encode()).digest()[:8] for epoch in (1, 2, 3)]
+    assert list(dict.fromkeys(seeds)) == [int.from_bytes(digest, "big") // 2 for digest in each]
+    assert len(seeds) == 3 * 2 * 3  # epochs, batches, units
 
 
 # What comes out
@@ -346,6 +347,7 @@ def test_the_test_error_is_that_of_the_stored_probabilities(trained):
         logits = network.double().eval()(images)
     expected = -logits.log_softmax(1)[torch.arange(1000), digits.test.labels].mean().item()
     assert nll == pytest.approx(expected, rel=1e-5) and run.results["test_nll"] == nll
+    assert torch.allclose(probabilities.double(), logits.softmax(1), atol=1e-3)
     assert 100 * (logits.argmax(1) != digits.test.labels).double().mean().item() == pytest.approx(test_error, abs=0.2)
 
 
