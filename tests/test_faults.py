@@ -732,6 +732,13 @@ def test_case_23_a_planted_link_is_refused_and_not_followed(finished, teacher, t
     assert {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()} == before
 
 
+def test_case_23_a_link_within_the_store_is_refused_too(finished, teacher):
+    finished.rename(finished.with_name("0" * 16))
+    finished.symlink_to(finished.with_name("0" * 16))
+    with pytest.raises(ValueError, match="links are refused, remove it"):
+        Store(finished.parent).load(teacher.run_id)
+
+
 @pytest.mark.parametrize("name", [*FILES, "manifest.json"])
 def test_case_23_a_link_in_place_of_a_file_of_a_run_is_damage(finished, teacher, tmp_path, name):
     """Even if what it leads to has the right bytes today."""

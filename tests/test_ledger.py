@@ -110,6 +110,7 @@ def test_a_pair_needs_both():
 @pytest.mark.parametrize("differences, verdict", [
     ([-1.0, -1.2, -0.8], "beats its teacher"),  # half-width 0.5
     ([-1.0, -2.0, 1.0], "undecided"),
+    ([1.0, 2.0, -1.0], "undecided"),
     ([0.9, 1.0, 1.1], "worse than its teacher"),
     ([0.0, 0.0, 0.0], "undecided"),
     ([-0.1], "below its teacher, one seed"),

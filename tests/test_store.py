@@ -1,5 +1,6 @@
 """Runs on disk: what is there, found by id, whole, and copied without weights. Faults are in test_faults.py."""
 
+import hashlib
 import json
 import os
 import stat
@@ -98,6 +99,18 @@ def test_a_strange_manifest_is_damage_not_a_crash(tmp_path, manifest):
     (store.folder("0" * 16) / "manifest.json").write_text(manifest, encoding="latin-1")
     assert store.status("0" * 16) == "damaged"
     assert all(problem.startswith("run 0000") and "\n" not in problem for problem in store.problems("0" * 16))
+
+
+def test_a_manifest_names_files_of_a_run_only(trained, tmp_path):
+    store, run = trained
+    copy = store.export(run.run_id, tmp_path)
+    manifest = json.loads((copy.folder / "manifest.json").read_text())
+    (copy.folder / "notes.txt").write_text("")
+    manifest["files"]["notes.txt"] = {"bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()}
+    (copy.folder / "manifest.json").write_text(json.dumps(manifest))
+    assert Store(tmp_path).problems(run.run_id) == [
+        f"run {run.run_id}: notes.txt is missing, a link, or not a file of a run"
+    ]
 
 
 def test_a_copy_without_weights_verifies_elsewhere(trained, tmp_path):
