@@ -8,6 +8,7 @@ from scipy import stats
 from banlib import ensemble, paper
 from banlib.recipe import PROFILES, generation_name
 
+TABLE1_ORDER = ("Teacher", "BAN-1", "BAN-2", "BAN-3", "Ens*2", "Ens*3")
 COLUMNS = {"Teacher": "Baseline"}  # what the paper's table 1 calls our names; the others are the same
 
 
@@ -117,6 +118,23 @@ def beside_paper(frame, network):
     verdicts = {entry["name"]: verdict(entry) for entry in paired(frame).to_dict("records")}
     table["verdict"] = [verdicts.get(name, "") for name in table["name"]]
     return table.rename(columns={"mean": "measured"})
+
+
+def beside_table1(several, relative=False):
+    """Table 1 of the paper and lineages of ours, a column each: test error (%) of teacher, generations and ensembles.
+
+    several: `Lineages`; their columns are means over seeds. relative: differences from the column's teacher, in points.
+    """
+    columns = {}
+    for row in paper.TABLE1:
+        values = pd.Series({name: row.errors[COLUMNS.get(name, name)] for name in TABLE1_ORDER}, dtype=float)
+        columns[f"paper {row.network.removeprefix('DenseNetBC-')}"] = values
+    for lineages in several:
+        columns[lineages.settings.profile.name] = summary(errors(lineages)).set_index("name")["mean"]
+    table = pd.DataFrame(columns)
+    later = [name for name in table.index if name not in TABLE1_ORDER]
+    table = table.reindex([*TABLE1_ORDER, *later])
+    return table - table.loc["Teacher"] if relative else table
 
 
 def verdict(entry):

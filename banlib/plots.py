@@ -124,7 +124,7 @@ def teacher_against_student(points, where):
     for each source.
     """
     sources = list(points["source"].unique())
-    width = 4.8 if len(sources) < 3 else 4.1
+    width = 4.8 if len(sources) < 3 else 3.5
     figure, axes = plt.subplots(1, len(sources), figsize=(width * len(sources), width - 0.1), squeeze=False)
     for axis, told in zip(axes[0], sources):
         part = points[points["source"] == told]

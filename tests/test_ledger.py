@@ -146,3 +146,17 @@ def test_provenance_names_hardware_data_seeds_and_commit(seeds, told):
     assert told in sentence
     for word in ("DenseNetBC-90-60", "digits", "abacus", "fp32", "commit c0ffee"):
         assert word in sentence
+
+
+def test_table_1_and_our_lineages_stand_side_by_side():
+    ours = lineages({0: [6, 5, 4, 3, 2], 1: [6, 5, 4, 3, 2]})
+    ours.settings = types.SimpleNamespace(profile=types.SimpleNamespace(name="abacus"))
+    table = ledger.beside_table1([ours])
+    printed = paper.row("DenseNetBC-80-120").errors
+    assert table["paper 80-120"].dropna().to_dict() == {
+        "Teacher" if name == "Baseline" else name: value for name, value in printed.items() if value is not None
+    }
+    assert table["abacus"][["Teacher", "BAN-1", "BAN-4"]].tolist() == pytest.approx([60, 50, 20])
+    minus = ledger.beside_table1([ours], relative=True)
+    assert minus.loc["BAN-1", ["paper 112-33", "abacus"]].tolist() == pytest.approx([17.61 - 18.25, -10])
+    assert (minus.loc["Teacher"] == 0).all()
