@@ -165,7 +165,7 @@ def provenance(lineages):
     told = lambda name: ", ".join(sorted({str(environment[name]) for environment in environments}))  # noqa: E731
     dataset, seeds = runs[0].spec.dataset, sorted(lineages.runs)
     listed = f"{seeds[0]}-{seeds[-1]}" if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)) else None
-    return (f"{lineages.network} on {dataset}, seeds {listed or ', '.join(map(str, seeds))}; {told('hardware')}, "
+    return (f"{lineages.network} on {dataset}, seed{'s' if len(seeds) > 1 else ''} {listed or ', '.join(map(str, seeds))}; {told('hardware')}, "
             f"{told('precision')}; commit {told('commit')}")  # fmt: skip
 
 

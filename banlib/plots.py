@@ -131,7 +131,7 @@ def teacher_against_student(points, where):
         values = part[["teacher", "student"]].to_numpy()
         low, high = values.min(), values.max()
         margin = 0.06 * (high - low) + 0.1
-        limits = (low - margin, high + margin)
+        limits = (low - 3 * margin, high + margin)  # room for the words below the points
         axis.plot(limits, limits, color="#888888", linewidth=1)
         axis.fill_between(limits, limits, limits[0], color="#2ca02c", alpha=0.06, linewidth=0)
         for name, group in part.groupby("name", sort=False):
@@ -139,7 +139,7 @@ def teacher_against_student(points, where):
         won = (part["student"] < part["teacher"]).sum()
         axis.set(title=f"{told}:\n{won} of {len(part)} students win", xlabel=f"teacher's {ERROR}", xlim=limits, ylim=limits)
         axis.set_aspect("equal")
-        axis.annotate("student better", (0.97, 0.05), xycoords="axes fraction", ha="right", fontsize=9, color="#2a6b2a")
+        axis.annotate("student better", (0.97, 0.03), xycoords="axes fraction", ha="right", fontsize=9, color="#2a6b2a")
         axis.legend(frameon=False, fontsize=9, loc="upper left", handletextpad=0.1)
     axes[0, 0].set_ylabel(f"student's {ERROR}")
     return source(figure, where)

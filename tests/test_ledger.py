@@ -140,7 +140,7 @@ def test_curves_have_every_epoch_of_every_run():
         (0, "Teacher", 0), (0, "BAN-1", 1), (5, "Teacher", 5), (5, "BAN-1", 6)]  # fmt: skip
 
 
-@pytest.mark.parametrize("seeds, told", [((0,), "seeds 0;"), ((0, 1, 2, 3), "seeds 0-3;"), ((4, 7), "seeds 4, 7;")])
+@pytest.mark.parametrize("seeds, told", [((0,), "seed 0;"), ((0, 1, 2, 3), "seeds 0-3;"), ((4, 7), "seeds 4, 7;")])
 def test_provenance_names_hardware_data_seeds_and_commit(seeds, told):
     sentence = ledger.provenance(lineages({seed: [1, 1] for seed in seeds}))
     assert told in sentence
