@@ -179,7 +179,7 @@ def paired_differences(table, where):
     axis.set_yticks(range(len(table)), table["name"])
     if len(table):
         best = table.loc[table["difference"].idxmin()]
-        axis.set_title(f"Largest gain: {best['name']}, {sign(best['difference'])} points")
+        axis.set_title(f"Lowest beside its teacher: {best['name']}, {sign(best['difference'])} points")
     return source(figure, f"{where}; bars: 95 % interval of the paired difference")
 
 
@@ -197,7 +197,7 @@ def agreement(matrix, names, where):
 
 
 def images(pixels, titles, columns=None, title=None):
-    """A row (or grid) of images. pixels: a list of uint8 or float 0..1 arrays [C, H, W] or [H, W]."""
+    """A row (or grid) of images. pixels: a list of uint8 or float 0..1 arrays [C, H, W]."""
     columns = columns or max(len(pixels), 1)
     rows = max(-(-len(pixels) // columns), 1)
     figure, axes = plt.subplots(rows, columns, figsize=(1.15 * columns, 1.45 * rows + (0.35 if title else 0)),
@@ -205,10 +205,7 @@ def images(pixels, titles, columns=None, title=None):
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, picture, text in zip(axes.flat, pixels, titles):
-        picture = np.asarray(picture)
-        picture = picture.transpose(1, 2, 0) if picture.ndim == 3 else picture
-        picture = picture[..., 0] if picture.shape[-1] == 1 and picture.ndim == 3 else picture
-        axis.imshow(picture, cmap="gray_r" if picture.ndim == 2 else None, interpolation="nearest")
+        show(axis, picture)
         axis.set_title(text, fontsize=8, fontweight="normal", loc="center")
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
@@ -216,29 +213,24 @@ def images(pixels, titles, columns=None, title=None):
     return figure
 
 
-def probabilities(rows, classes, title):
-    """Class probabilities of a few networks for one image. rows: {name: float [classes]}; the ten likeliest classes."""
-    likeliest = np.argsort(-np.max([np.asarray(values) for values in rows.values()], axis=0))[:10]
-    figure, axes = plt.subplots(1, len(rows), figsize=(3.1 * len(rows), 2.9), sharey=True, squeeze=False)
-    for axis, (name, values) in zip(axes[0], rows.items()):
-        axis.barh(range(len(likeliest)), np.asarray(values)[likeliest], color=color(name))
-        axis.set(title=name, xlabel="probability", xlim=(0, 1))
-        axis.set_yticks(range(len(likeliest)), [str(classes[index]) for index in likeliest])
-    axes[0, 0].invert_yaxis()
-    figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
-    plt.close(figure)
-    return figure
-
-
-def one_image(pixels, rows, classes, title):
-    """An image [C, H, W] beside `probabilities` that several networks give it."""
-    likeliest = np.argsort(-np.max([np.asarray(values) for values in rows.values()], axis=0))[:10]
-    figure, axes = plt.subplots(1, 1 + len(rows), figsize=(2.4 + 3.1 * len(rows), 2.9),
-                                width_ratios=(0.75, *([1] * len(rows))))  # fmt: skip
+def show(axis, pixels):
+    """One image [C, H, W] on an axis; one channel is drawn dark on light."""
     picture = np.asarray(pixels).transpose(1, 2, 0)
-    axes[0].imshow(picture if picture.shape[2] == 3 else picture[..., 0], cmap="gray_r", interpolation="nearest")
-    axes[0].set_axis_off()
-    for axis, (name, values) in zip(axes[1:], rows.items()):
+    axis.imshow(picture if picture.shape[2] == 3 else picture[..., 0], cmap="gray_r", interpolation="nearest")
+    axis.set_axis_off()
+
+
+def probabilities(rows, classes, title, pixels=None):
+    """Class probabilities that a few networks give an image, for the ten likeliest classes.
+
+    rows: {name: float [classes]}; pixels: the image itself [C, H, W], drawn beside them if given.
+    """
+    likeliest = np.argsort(-np.max([np.asarray(values) for values in rows.values()], axis=0))[:10]
+    widths = ([2.4] if pixels is not None else []) + [3.1] * len(rows)
+    figure, axes = plt.subplots(1, len(widths), figsize=(sum(widths), 2.9), width_ratios=widths, squeeze=False)
+    if pixels is not None:
+        show(axes[0, 0], pixels)
+    for axis, (name, values) in zip(axes[0, -len(rows) :], rows.items()):
         axis.barh(range(len(likeliest)), np.asarray(values)[likeliest], color=color(name))
         axis.set(title=name, xlabel="probability", xlim=(0, 1))
         axis.set_yticks(range(len(likeliest)), [str(classes[index]) for index in likeliest])

@@ -160,3 +160,20 @@ def test_table_1_and_our_lineages_stand_side_by_side():
     minus = ledger.beside_table1([ours], relative=True)
     assert minus.loc["BAN-1", ["paper 112-33", "abacus"]].tolist() == pytest.approx([17.61 - 18.25, -10])
     assert (minus.loc["Teacher"] == 0).all()
+
+
+def test_subsets_are_all_ensembles_of_a_lineage():
+    found = ledger.subsets(lineages({0: [6, 5, 4], 1: [6, 5, 4]}))
+    assert len(found) == 2 * (2**3 - 1)
+    alone = found[(found["seed"] == 0) & (found["size"] == 1)].set_index("members")["error"]
+    assert alone.to_dict() == pytest.approx({"Teacher": 60, "BAN-1": 50, "BAN-2": 40})
+    # Image 5 is wrong in the teacher alone (confidence 0.8), right in both students (0.9): the three get it right.
+    assert found.set_index(["seed", "members"])["error"][0, "Teacher + BAN-1 + BAN-2"] == pytest.approx(50)
+
+
+def test_strangers_are_averaged_in_a_ring_of_seeds():
+    found = ledger.teachers_together(lineages({0: [6, 1], 1: [4, 1], 2: [2, 1]}))
+    assert found.groupby("size").size().to_dict() == {1: 3, 2: 3}, "no more members than a lineage has"
+    assert found[found["size"] == 1]["error"].tolist() == pytest.approx([60, 40, 20])
+    # Where one of two errs with 0.8 and the other is right with 0.9, the pair is right: the better of both counts.
+    assert found[found["size"] == 2]["error"].tolist() == pytest.approx([40, 20, 20])

@@ -1,0 +1,53 @@
+"""Explorers: both layers show what the drawing function draws for the values of the sliders."""
+
+import base64
+import json
+
+import matplotlib.pyplot as plt
+import pytest
+from bs4 import BeautifulSoup
+
+from banlib.widgets import Explorer
+
+
+def explorer(**choices):
+    drawn = []
+
+    def draw(**values):
+        drawn.append(values)
+        return plt.figure(figsize=(0.3, 0.3))
+
+    choices = choices or {"generation": [0, 1], "seeds": [2, 4, 8]}
+    return Explorer(draw, lambda **values: f"<alt> of {values}", choices, {"seeds": 4} if "seeds" in choices else None), drawn
+
+
+def test_the_page_holds_every_frame_in_the_order_the_script_counts():
+    found, drawn = explorer()
+    page = BeautifulSoup(found.page(), "html.parser")
+    assert drawn == [{"generation": g, "seeds": s} for g in (0, 1) for s in (2, 4, 8)], "the last slider turns fastest"
+    data = json.loads(page.find("script", type="application/json").string)
+    assert [alt for alt, _ in data["frames"]] == [f"<alt> of {values}" for values in drawn]
+    assert all(base64.b64decode(raw).startswith(b"\x89PNG") for _, raw in data["frames"])
+    sliders = page.find_all("input", type="range")
+    assert [(s["max"], s["value"]) for s in sliders] == [("1", "1"), ("2", "1")], "start: last generation, four seeds"
+    assert all(slider.find_parent("label") for slider in sliders)
+    assert page.img["alt"] == "<alt> of {'generation': 1, 'seeds': 4}" and page.noscript.text
+
+
+def test_moving_a_widget_draws_its_values():
+    found, drawn = explorer()
+    sliders = found.widget().children[0].children
+    sliders[1].value = 8
+    assert drawn[-1] == {"generation": 1, "seeds": 8}
+    assert sliders[1].options == (2, 4, 8), "no other value can be entered"
+
+
+def test_a_front_end_can_choose_between_both_layers():
+    bundle = explorer()[0]._repr_mimebundle_()
+    assert "explorer" in bundle["text/html"] and "application/vnd.jupyter.widget-view+json" in bundle
+
+
+@pytest.mark.parametrize("values", [[], list(range(65))])
+def test_absurd_choices_are_refused(values):
+    with pytest.raises(ValueError, match="1 to 64 frames"):
+        explorer(image=values)
