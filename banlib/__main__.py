@@ -314,6 +314,155 @@ def lineage_report(lineages, errors):
     }
 
 
+@main.command(short_help="Train one of the paper's tables, or say what that costs.")
+@click.argument("number", metavar="1|2")
+@click.option("--profile", default="digits", show_default=True, help="digits, cifar100-lite or cifar100.")
+@click.option("--rows", default="auto", show_default=True, help="Networks of the table, separated by commas; auto: all.")
+@click.option("--seeds", default="auto", show_default=True, help="A count (3: seeds 0, 1, 2) or a list (4,7).")
+@click.option("--teacher", default="auto", show_default=True, help="Table 2's teacher, a DenseNetBC; auto: the paper's.")
+@click.option("--share-ends/--own-ends", default=True, show_default=True,
+              help="Table 2's students take stem and classifier from the teacher, frozen; or train their own.")  # fmt: skip
+@click.option("--device", default="auto", show_default=True, help="auto (CUDA, then CPU), cpu, cuda, cuda:1.")
+@click.option("--jobs", default="auto", show_default=True, help="Networks to train side by side.")
+@click.option("--dry-run", is_flag=True, help="Train nothing; say what exists and what the rest will cost.")
+@as_json_option
+def table(number, profile, rows, seeds, teacher, share_ends, device, jobs, dry_run, as_json):
+    """Train all networks of the paper's table 1 or 2 that are not trained yet, and set their errors beside the paper's.
+
+    In the smaller profiles each network has its depth and width divided (`banlib.models.shrunk` has the rule). A teacher
+    that several rows need is trained once. Stopped at any moment, the same command goes on.
+
+    \b
+    banlib table 1 --dry-run
+    banlib table 2 --rows MatchWideResNet-2-1,MatchDenseNet-28-1-2 --seeds 2
+
+    \b
+    JSON: table, profile, seeds, share_ends, and
+          cells: a row for each printed error, as `banlib ledger --json` has them; or with --dry-run
+          runs, finished, live, missing, epochs, flops, seconds (of all jobs together), jobs, device, and
+          networks: the same for each network as it is trained here, with the rows that need it
+    """
+    from banlib import recipe, tables
+
+    number = tables.check_table(number)
+    settings = recipe.check_parameters(profile, seeds="auto" if seeds == "auto" else seeds)
+    rows, jobs = tables.check_rows(rows, number), check_jobs(jobs)
+    if number == 1 and not (teacher == "auto" and share_ends):
+        raise recipe.BadInput("table 1 has lineages of one network each: --teacher and --own-ends are for table 2")
+    teacher = None if teacher == "auto" else recipe.check_network(teacher)
+    seeds = None if seeds == "auto" else settings.seeds
+    cells = tables.plan(number, settings.profile, rows, seeds, teacher, share_ends)
+
+    from banlib import ledger
+    from banlib.training import choose_device
+
+    chosen = str(choose_device(device))
+    told = {"table": number, "profile": settings.profile.name, "seeds": list(cells[0].chains), "share_ends": share_ends}
+    if dry_run:
+        return print_cost(told, tables.cost(cells, chosen), jobs or default_jobs(settings.profile, chosen), chosen, as_json)
+    with contextlib.redirect_stdout(sys.stderr):
+        found = ledger.ledger(tables.train(cells, chosen, jobs))
+    if as_json:
+        return print_json(told | {"cells": records(found)})
+    click.echo(f"table {number}, profile {told['profile']}, {len(told['seeds'])} seeds: test error in %, ours and [the paper's]")
+    print_cells(found)
+    click.echo(f"\n{verdict_counts(found)}; `banlib ledger --why` has the rule and what each verdict rests on")
+
+
+def default_jobs(profile, device):
+    """How many processes `lineage.train_missing` starts by itself."""
+    import joblib
+
+    return joblib.cpu_count() if profile.threads == 1 and device == "cpu" else 1
+
+
+def print_cost(told, networks, jobs, device, as_json):
+    sums = {name: sum(entry[name] for entry in networks) for name in ("runs", "finished", "live", "epochs", "flops")}
+    told |= sums | {
+        "missing": sums["runs"] - sums["finished"],
+        "seconds": round(sum(entry["seconds"] or 0 for entry in networks), 1), "jobs": jobs, "device": device,
+    }  # fmt: skip
+    if as_json:
+        return print_json(told | {"networks": networks})
+    large, long = told["flops"] > 1e15, told["seconds"] > 3 * 3600
+    flops = lambda count: f"{count / (1e15 if large else 1e12):,.1f}"  # noqa: E731
+    wall = lambda seconds: f"{seconds / (3600 if long else 60):,.1f}"  # noqa: E731
+    print_table(
+        ["trained as", "for", "runs", "finished", "epochs to go", "PFLOP" if large else "TFLOP", "hours" if long else "minutes"],
+        [[entry["network"], ", ".join(entry["rows"]) or "the others, as teacher", entry["runs"], entry["finished"], entry["epochs"],
+          flops(entry["flops"]), wall(entry["seconds"] or 0)] for entry in networks],
+    )  # fmt: skip
+    begun = f", {told['live']} of them begun" if told["live"] else ""
+    click.echo(f"\n{told['runs']} runs for seeds {', '.join(map(str, told['seeds']))}: {told['finished']} finished, "
+               f"{told['missing']} missing{begun}. {told['epochs']:,} epochs, {flops(told['flops'])} {'P' if large else 'T'}FLOP, about "
+               f"{wall(told['seconds'] / jobs)} {'hours' if long else 'minutes'} on {device} with {jobs} at a time.")  # fmt: skip
+
+
+@main.command(name="ledger", short_help="Every number the paper prints, with ours beside it and a verdict.")
+@click.option("--table", "number", default="both", show_default=True, help="1, 2 or both.")
+@click.option("--profile", default="nearest", show_default=True,
+              help="Look at this profile's runs alone; nearest: for each number the profile nearest to the paper's setting.")  # fmt: skip
+@click.option("--why", is_flag=True, help="Also print the rule, and what each verdict rests on.")
+@click.option("--json", "form", flag_value="json", help="Print JSON alone on standard output.")
+@click.option("--csv", "form", flag_value="csv", help="Print comma-separated values.")
+@click.option("--markdown", "form", flag_value="markdown", help="Print a Markdown table.")
+def show_ledger(number, profile, why, form):
+    """All 45 errors that the paper's two tables print: paper, measured, interval, verdict. Nothing is trained.
+
+    Runs are looked for in the store and among the records in results/. A number that no run answers is "not run".
+
+    \b
+    JSON and CSV, for each: table, network, column, paper, measured, ci95, seeds, profile, hardware, commit, difference,
+    verdict, and what it rests on: trained, reference, paper_improvement, improvement, improvement_ci95, paper_share,
+    share, p_seeds, p_images, why. Errors in %, improvements in points, shares in % of the reference's errors.
+    """
+    from banlib import ledger, recipe, tables
+
+    number = None if number == "both" else tables.check_table(number)
+    if profile != "nearest":
+        recipe.named("profile", profile, recipe.PROFILES)
+    found = ledger.ledger(tables.evidence(number, None if profile == "nearest" else profile))
+    if form == "json":
+        return print_json(records(found))
+    if form == "csv":
+        return click.echo(found.to_csv(index=False), nl=False)
+    short = ["table", "network", "column", "paper", "measured", "ci95", "seeds", "profile", "verdict"]
+    lines = [[fixed(cell) if isinstance(cell, float) else cell for cell in line] for line in found[short].values.tolist()]
+    if form == "markdown":
+        cells = [short, ["---"] * len(short), *([("" if cell is None else str(cell)) for cell in line] for line in lines)]
+        return click.echo("\n".join("| " + " | ".join(line) + " |" for line in cells))
+    print_table(short, lines)
+    click.echo(f"\n{verdict_counts(found)}")
+    if why:
+        click.echo(f"\n{ledger.RULE}\n")
+        print_table(["table", "network", "column", "verdict", "why"],
+                    found[["table", "network", "column", "verdict", "why"]].values.tolist())  # fmt: skip
+
+
+def records(frame):
+    """A data frame as a list of dicts for JSON: NaN becomes null."""
+    return [{name: number(value) for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def verdict_counts(table):
+    from banlib import ledger
+
+    return ", ".join(f"{count} {name}" for name, count in ledger.counts(table).items())
+
+
+def print_cells(found):
+    """The cells of one table in the paper's shape: ours with half the interval, and the paper's in brackets."""
+    columns = list(dict.fromkeys(found["column"]))
+    rows = []
+    for network, group in found.groupby("network", sort=False):
+        own = {}
+        for row in group.to_dict("records"):
+            half = f" ±{row['ci95']:.2f}" if number(row["ci95"]) is not None else ""
+            own[row["column"]] = f"{row['measured']:.2f}{half} [{row['paper']:.2f}]"
+        rows.append([network, group["trained"].iloc[0], *(own.get(column) for column in columns)])
+    print_table(["network", "trained as", *columns], rows)
+
+
 @main.group(short_help="Trained networks: list, show, verify, rm, export.")
 def runs():
     """Trained networks: list, show, verify, remove and export them.

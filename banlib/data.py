@@ -7,13 +7,14 @@ asked about exactly the image that its student sees, and its answer can be remem
 import functools
 import hashlib
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 
 from banlib import sources
 from banlib.sources import DATASETS, DatasetError, check_name, content_digest, data_folder, home, locate
 
-__all__ = ["Dataset", "Split", "load", "Views", "Augmented"]
+__all__ = ["Dataset", "Split", "load", "Facts", "facts", "Views", "Augmented"]
 __all__ += ["DATASETS", "DatasetError", "check_name", "content_digest", "data_folder", "home", "locate"]
 
 
@@ -70,9 +71,37 @@ def load(name):
 def _load(name, home_folder, folder):
     found = sources.read(name, home_folder, folder)
     train, test = (Split(*found[split][:2]) for split in ("train", "test"))
-    digest = hashlib.sha256("\n".join(found[split][2] for split in ("train", "test")).encode()).hexdigest()
+    digest = _digest([found[split][2] for split in ("train", "test")])
     mean, std = sources.channel_statistics(train.images)
     return Dataset(name, digest, sources.classes(name), train, test, mean.float(), std.float())
+
+
+def _digest(of_splits):
+    return hashlib.sha256("\n".join(of_splits).encode()).hexdigest()
+
+
+class Facts(NamedTuple):
+    """What a plan needs to know of a dataset. images: of the training split; digest: as `Dataset.digest`."""
+
+    digest: str
+    images: int
+    channels: int
+    image_size: int
+    classes: int
+
+    def __str__(self):
+        return f"{self.channels}x{self.image_size}x{self.image_size} images of {self.classes} classes"
+
+
+def facts(name):
+    """`Facts` of a dataset. CIFAR-100's are known without its files, so that runs can be planned, and records of them
+    read, where they are not; other datasets are loaded. Errors as `load`."""
+    known = sources.EXPECTED.get(check_name(name))
+    if known and known.digests:
+        digest = _digest([known.digests[split] for split in ("train", "test")])
+        return Facts(digest, known.counts["train"], 3, 32, len(known.classes))
+    dataset = load(name)
+    return Facts(dataset.digest, len(dataset.train.labels), dataset.channels, dataset.image_size, len(dataset.classes))
 
 
 @dataclass(frozen=True)

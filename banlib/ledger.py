@@ -145,6 +145,149 @@ def verdict(entry):
     return "worse than its teacher" if entry["difference"] - entry["ci95"] > 0 else "undecided"
 
 
+# The ledger: every number the paper prints
+
+PAPER_SETTING = "cifar100"  # the profile whose networks, images and recipe are the paper's
+HALF = 0.5  # of the paper's share of errors, which ours has to reach
+VERDICTS = ("reproduced", "partly", "not", "not run")
+LEDGER = ["table", "network", "column", "paper", "measured", "ci95", "seeds", "profile", "hardware", "commit", "difference",
+          "verdict", "trained", "reference", "paper_improvement", "improvement", "improvement_ci95", "paper_share", "share",
+          "p_seeds", "p_images", "why"]  # fmt: skip
+RULE = """\
+Every cell but one is an improvement on a reference: a student or an ensemble of table 1 on its own teacher, everything else
+on DenseNetBC-90-60 trained on labels alone. Two questions are asked of a cell.
+  value  Only in the paper's setting: does the paper's error lie where 95 % of further runs of ours would, given the
+         spread of our seeds? One seed has no spread and does not answer.
+  sign   Is the difference from the reference of the paper's sign, clear of zero (a paired 95 % interval over seeds; with one
+         seed McNemar's test over the test images), and, as a share of the reference's errors, at least half of the
+         paper's?
+reproduced: value and sign. partly: one of the two. not: neither, though it was run.
+not run: no run, or only one that neither question can be asked of: a scaled-down 90-60 on labels alone.
+A smaller profile has other networks or images, so only sign is asked of it: it can earn partly at the most.
+A network of the paper's setting without a reference is judged by its value alone."""
+
+
+def ledger(evidence):
+    """One row for each printed error, as a data frame.
+
+    evidence: `tables.evidence`. Columns: table, network, column, paper (%), measured (%, mean over seeds), ci95
+    (half-width), seeds (how many), profile, hardware, commit, difference (measured minus paper, points: like with like only in the
+    paper's setting), verdict (by `RULE`), and what it rests on: trained (the network), reference, paper_improvement and
+    improvement (on the reference, points, ours paired by seed), improvement_ci95, paper_share and share (improvement in % of
+    the reference's errors), p_seeds (paired t-test), p_images (see `over_images`), why.
+    """
+    return pd.DataFrame([_line(found) for found in evidence], columns=LEDGER)
+
+
+def _line(found):
+    cell, runs = found.cell, [run for members in found.members.values() for run in members]
+    errors = {seed: _cell_error(members) for seed, members in found.members.items()}
+    measured, half = interval(list(errors.values())) if errors else (float("nan"),) * 2
+    told = {
+        "table": cell.table, "network": cell.network, "column": cell.column, "paper": cell.paper, "measured": measured,
+        "ci95": half, "seeds": len(errors), "profile": cell.profile if runs else None,
+        "hardware": _listed(runs, "hardware"), "commit": _listed(runs, "commit"), "difference": measured - cell.paper,
+    }  # fmt: skip
+    told |= {"verdict": "not run", "trained": cell.trained if runs else None, "reference": cell.reference}
+    told |= {"paper_improvement": cell.paper_reference - cell.paper} if cell.reference else {}
+    against = {seed: _cell_error([run]) for seed, run in found.references.items()}
+    told |= _improvement(cell, {seed: errors[seed] for seed in against}, against)
+    if against:
+        told["p_images"] = over_images([(found.references[seed], found.members[seed]) for seed in against])
+    return told | dict(zip(("verdict", "why"), _verdict(told, cell, list(errors.values()))))
+
+
+def _cell_error(members):
+    return ensemble.error(ensemble.average([run.probabilities for run in members]), members[0].labels)
+
+
+def _listed(runs, what):
+    return ", ".join(sorted({str(run.environments[-1][what]) for run in runs})) or None
+
+
+def _improvement(cell, errors, against):
+    gains = pd.Series(against, dtype=float) - pd.Series(errors, dtype=float)
+    if not len(gains):
+        return {"improvement": float("nan")}
+    mean, half = interval(gains)
+    return {
+        "improvement": mean, "improvement_ci95": half, "share": 100 * mean / pd.Series(against).mean(),
+        "paper_share": 100 * (cell.paper_reference - cell.paper) / cell.paper_reference,
+        "p_seeds": stats.ttest_1samp(gains, 0).pvalue if gains.nunique() > 1 else float("nan"),
+    }  # fmt: skip
+
+
+def over_images(pairs):
+    """McNemar's exact test over test images: do two models err on equally many images that the other gets right?
+
+    pairs: for each seed (Run, [Run, ...]): a network and another, or the members of an ensemble. Returns p. The seeds share their test images, so their p-values
+    hang together in an unknown way; for n of them the k-th smallest, times n / k, is a p-value all the same (Rüger 1978), and k is
+    the middle one here.
+    """
+    found = []
+    for one, others in pairs:
+        right = [mean.argmax(1) == one.labels for mean in (one.probabilities, ensemble.average([r.probabilities for r in others]))]
+        only_one, only_other = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
+        apart = only_one + only_other
+        found.append(stats.binomtest(only_one, apart).pvalue if apart else 1.0)
+    middle = (len(found) + 1) // 2
+    return min(1.0, sorted(found)[middle - 1] * len(found) / middle)
+
+
+def _verdict(told, cell, errors):
+    """(verdict, why) of a line, by RULE."""
+    if not errors:
+        return "not run", "no run"
+    full = cell.profile == PAPER_SETTING
+    value, value_why = _value(cell.paper, errors) if full else (None, "a smaller setting: no value to compare")
+    sign, sign_why = _sign(told) if cell.reference else (None, "no reference")
+    why = "; ".join([value_why, sign_why])
+    if value is None and sign is None:
+        return ("not" if full else "not run"), why
+    held = [answer for answer in (value, sign) if answer is not None]
+    if full and all(held) and value is not None:
+        return "reproduced", why
+    return "partly" if any(held) else "not", why
+
+
+def _value(printed, errors):
+    """Does the paper's run look like one more of ours? None for one seed."""
+    if len(errors) < 2:
+        return None, "one seed: no spread to compare the value with"
+    values = pd.Series(errors)
+    reach = stats.t.ppf(0.975, len(values) - 1) * values.std() * (1 + 1 / len(values)) ** 0.5
+    held = abs(printed - values.mean()) <= reach
+    return bool(held), f"the paper's value is {'within' if held else 'outside'} {values.mean():.2f} ± {reach:.2f} %"
+
+
+def _sign(told):
+    """Is the difference from the reference the paper's, in sign and share? None where a seed has no reference."""
+    gain, half, share, paper_gain = (told.get(name) for name in ("improvement", "improvement_ci95", "share", "paper_improvement"))
+    if gain != gain:
+        return None, "no run of the reference"
+    several = half == half
+    clear = abs(gain) > half if several else told["p_images"] < 0.05
+    test = f"{gain:+.2f} ± {half:.2f} points over seeds" if several else f"{gain:+.2f} points, McNemar p {told['p_images']:.2g}"
+    if not clear:
+        return False, f"undecided ({test})"
+    if gain * paper_gain <= 0:
+        return False, f"the other sign ({test})"
+    if abs(share) < HALF * abs(told["paper_share"]):
+        return False, f"the paper's sign, less than half its share ({test})"
+    return True, f"the paper's sign ({test})"
+
+
+def counts(table):
+    """How many cells of a `ledger` have each verdict: a dict in the order of VERDICTS."""
+    return {name: int((table["verdict"] == name).sum()) for name in VERDICTS}
+
+
+def grid(table, value="measured"):
+    """A table of the paper's shape from a `ledger` of one table: a row per network, a column per printed error."""
+    wide = table.pivot(index="network", columns="column", values=value)
+    return wide.reindex(index=table["network"].unique(), columns=table["column"].unique())
+
+
 def curves(lineages):
     """Every epoch of every run: seed, name, and the columns of `Run.metrics`."""
     return pd.concat(

@@ -3,6 +3,7 @@
 `plan` says which runs that is, before anything is trained; `raise_lineages` trains what the store lacks.
 """
 
+import functools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import joblib
 from tqdm import tqdm
 
-from banlib import data
+from banlib import data, models
 from banlib.recipe import PROFILES, Profile, RunSpec, Settings
 from banlib.store import Store
 from banlib.training import choose_device, fit
@@ -37,7 +38,7 @@ class Lineages:
 
 def plan(settings, objective="label+teacher", temperature=1.0):
     """{seed: [RunSpec of the teacher, of BAN-1, ...]}. Each spec names its teacher's run id."""
-    digest = data.load(settings.profile.dataset).digest
+    digest = data.facts(settings.profile.dataset).digest
     plans = {}
     for seed in settings.seeds:
         specs = plans[seed] = []
@@ -64,49 +65,70 @@ def raise_lineages(
     """Train every run of the plan that the store lacks and return `Lineages`.
 
     objective, temperature: of the students, see `objectives`; the teachers are the same for all.
-
-    jobs: processes that raise lineages side by side; by default one per core where the profile's runs use one thread
-    on the CPU, else one. A failure in one lineage lets the others finish and is raised at the end.
+    jobs: see `train_missing`. A failure lets the other runs finish and is raised at the end, as RuntimeError.
     """
     store = store or Store()
-    plans = plan(settings, objective, temperature)
-    chosen, threads = choose_device(device), settings.profile.threads
-    if jobs is None:
-        jobs = joblib.cpu_count() if threads == 1 and chosen.type == "cpu" else 1
-    missing = {
-        seed: specs
-        for seed, specs in plans.items()
-        if any(store.status(spec.run_id) != "finished" for spec in specs)
-    }
-    jobs = min(jobs, len(missing))
-    if jobs > 1:
-        task = joblib.delayed(raise_one)
-        outcomes = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(
-            task(seed, specs, str(store.root), str(chosen), threads, False) for seed, specs in missing.items()
-        )
-        outcomes = tqdm(
-            outcomes, total=len(missing), unit="lineage", disable=not progress, file=sys.stderr,
-            desc=f"{settings.network}, {len(next(iter(plans.values())))} generations on {chosen}",
-        )  # fmt: skip
-    else:
-        outcomes = (
-            raise_one(seed, specs, str(store.root), str(chosen), threads, progress) for seed, specs in missing.items()
-        )
-    failures = [failure for failure in outcomes if failure]
-    if failures:
+    specs = [spec for chain in plan(settings, objective, temperature).values() for spec in chain]
+    if failures := train_missing(specs, store, device, jobs, settings.profile.threads, progress):
         raise RuntimeError("; ".join(failures))
     return load_lineages(settings, store, objective, temperature)
 
 
-def raise_one(seed, specs, root, device, threads, progress):
-    """Train one lineage; returns None, or a sentence if it failed."""
-    for spec in specs:
-        try:
-            fit(spec, Store(root), device, threads, progress)
-        except (RuntimeError, ValueError, LookupError, OSError) as error:
-            blocked = [later.name for later in specs[spec.generation + 1 :]]
-            after = f" (blocked: {', '.join(blocked)})" if blocked else ""
-            return f"seed {seed}: {error}{after}"
+def train_missing(specs, store, device="auto", jobs=None, threads=None, progress=True):
+    """Train what the store lacks of `specs`, in which a teacher stands before its students.
+
+    jobs: processes side by side; by default one per core where runs use one thread on the CPU, else one.
+    Returns a sentence for each failure, which names the runs that it blocks; all others are trained.
+    """
+    chosen = choose_device(device)
+    missing = {spec.run_id: spec for spec in specs if store.status(spec.run_id) != "finished"}
+    waves = [[spec] for spec in missing.values()]
+    if jobs is None:
+        jobs = joblib.cpu_count() if threads == 1 and chosen.type == "cpu" else 1
+    if jobs > 1:
+        waves = in_waves(missing)
+    jobs = min(jobs, max(map(len, waves), default=1))
+    train_one = joblib.delayed(fit_or_tell)
+    failures, blocked = {}, {}  # run id -> what happened, run id -> the failure that it waits for
+    with tqdm(total=len(missing), unit="run", disable=not progress or jobs < 2, file=sys.stderr,
+              desc=f"{len({spec.network for spec in missing.values()})} networks on {chosen}") as bar:  # fmt: skip
+        for wave in waves:
+            for spec in wave:
+                if spec.teacher in failures or spec.teacher in blocked:
+                    blocked[spec.run_id] = blocked.get(spec.teacher, spec.teacher)
+            ready = [spec for spec in wave if spec.run_id not in blocked]
+            outcomes = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(
+                train_one(spec, str(store.root), str(chosen), threads, progress and jobs < 2) for spec in ready
+            )
+            for run_id, failure in outcomes:
+                failures |= {run_id: failure} if failure else {}
+                bar.update()
+    waiting = lambda failed: [missing[run_id].name for run_id, cause in blocked.items() if cause == failed]  # noqa: E731
+    return [
+        f"seed {missing[failed].seed}: {sentence}" + (f" (blocked: {', '.join(waiting(failed))})" if waiting(failed) else "")
+        for failed, sentence in failures.items()
+    ]
+
+
+def in_waves(missing):
+    """The specs of {run id: spec} in lists, each of which needs only the ones before; the costliest of a list first, so
+    that no process is left alone with it at the end."""
+    depths, cost = {}, functools.cache(models.forward_macs)
+    for run_id, spec in missing.items():
+        depths[run_id] = depths.get(spec.teacher, -1) + 1
+    return [
+        sorted((missing[run_id] for run_id in depths if depths[run_id] == depth), key=lambda spec: -cost(spec.network))
+        for depth in range(max(depths.values(), default=-1) + 1)
+    ]
+
+
+def fit_or_tell(spec, root, device, threads, progress):
+    """(run id, None), or (run id, sentence) if training failed."""
+    try:
+        fit(spec, Store(root), device, threads, progress)
+    except (RuntimeError, ValueError, LookupError, OSError) as error:
+        return spec.run_id, str(error)
+    return spec.run_id, None
 
 
 def load_lineages(settings, store=None, objective="label+teacher", temperature=1.0):

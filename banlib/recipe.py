@@ -75,6 +75,7 @@ class RunSpec(Frozen):
     seed: Annotated[int, Field(ge=0)]
     generation: Annotated[int, Field(ge=0, le=MOST_GENERATIONS)]
     teacher: Annotated[str, Field(pattern=f"^{RUN_ID}$")] | None = None
+    share_ends: bool = False  # stem and classifier are the teacher's, copied and frozen (section 3, BAN-ResNet)
 
     @model_validator(mode="after")
     def taught_or_not(self):
@@ -83,6 +84,8 @@ class RunSpec(Frozen):
         named("objective", self.objective, OBJECTIVES)
         if (self.objective == "label") != (self.teacher is None):
             raise ValueError(f"objective {self.objective!r} and teacher {self.teacher} do not go together")
+        if self.share_ends and self.teacher is None:
+            raise ValueError("share_ends needs a teacher whose stem and classifier are shared")
         return self
 
     @property
@@ -94,8 +97,12 @@ class RunSpec(Frozen):
         return generation_name(self.generation)
 
     def canonical(self):
-        """The one JSON text of this spec: sorted keys, no spaces."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        """The one JSON text of this spec: sorted keys, no spaces.
+
+        A field that came after format 1 is left out at the value that every run had before, so older ids stand.
+        """
+        told = self.model_dump(mode="json", exclude=None if self.share_ends else {"share_ends"})
+        return json.dumps(told, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 class Profile(NamedTuple):
@@ -108,6 +115,8 @@ class Profile(NamedTuple):
     gens: int
     seeds: int
     threads: int | None  # CPU threads of one run; None leaves torch's choice
+    shrink: tuple = (1, 1)  # what depth and width of the tables' networks are divided by, see `models.shrunk`
+    table_seeds: int = 1  # seeds of a whole table
 
 
 # The digits profile was chosen on digits-dev, images that the reported test set does not hold: over 16 seeds BAN-1 made
@@ -125,6 +134,8 @@ PROFILES = {
             gens=3,
             seeds=16,
             threads=1,
+            shrink=(7, 7.5),
+            table_seeds=4,
         ),
         Profile(
             "cifar100-lite",
@@ -134,6 +145,7 @@ PROFILES = {
             gens=3,
             seeds=1,
             threads=None,
+            shrink=(5, 5),
         ),
         Profile("cifar100", "cifar100", "DenseNetBC-112-33", Recipe(test_every=5), gens=3, seeds=1, threads=None),
     )

@@ -46,6 +46,8 @@ def fit(spec, store=None, device="auto", threads=None, progress=True):
         store.tidy(spec.run_id)
         return store.load(spec.run_id)
     teacher = load_teacher(spec, store, dataset) if spec.teacher else None
+    if spec.share_ends:
+        models.share_ends(new_network(spec, dataset), teacher)  # refuses what does not fit before anything is created
     with store.claim(spec) as work, thread_count(threads):
         if not work.finished.exists():
             if sentence := work.diverged():
@@ -60,7 +62,10 @@ def train(spec, work, teacher, dataset, device, progress):
     layout = torch.channels_last if precision == "bf16" or device.type == "cuda" else torch.contiguous_format
     autocast = lambda: torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")  # noqa: E731
 
-    student = new_network(spec, dataset).to(device, memory_format=layout)
+    student = new_network(spec, dataset)
+    if spec.share_ends:
+        models.share_ends(student, teacher)
+    student.to(device, memory_format=layout)
     optimizer = torch.optim.SGD(
         student.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov
     )
@@ -226,10 +231,11 @@ def load_teacher(spec, store, dataset):
     except RunMissing as missing:
         raise RunMissing(f"{spec.name} (run {spec.run_id}) cannot learn from {spec.teacher}: {missing}") from None
     if run.spec.dataset_digest != spec.dataset_digest:
+        learned, wanted = data.facts(run.spec.dataset), data.facts(spec.dataset)
         raise ValueError(
-            f"teacher {run.run_id} learned {run.spec.dataset} ({run.spec.dataset_digest[:8]}), its student "
-            f"{spec.run_id} would learn {spec.dataset} ({spec.dataset_digest[:8]}); both need the same classes, "
-            "image size and images"
+            f"teacher {run.run_id} learned {run.spec.dataset} ({run.spec.dataset_digest[:8]}, {learned}), its student "
+            f"{spec.run_id} would learn {spec.dataset} ({spec.dataset_digest[:8]}, {wanted}); both need the same "
+            "classes, image size and images"
         )
     return network_of(run, dataset)
 

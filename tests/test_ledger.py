@@ -177,3 +177,105 @@ def test_strangers_are_averaged_in_a_ring_of_seeds():
     assert found[found["size"] == 1]["error"].tolist() == pytest.approx([60, 40, 20])
     # Where one of two errs with 0.8 and the other is right with 0.9, the pair is right: the better of both counts.
     assert found[found["size"] == 2]["error"].tolist() == pytest.approx([40, 20, 20])
+
+
+# The ledger's rule
+
+
+def cell(profile="cifar100", printed=16.0, reference=18.0, column="BAN-1"):
+    return types.SimpleNamespace(
+        table=1, network="DenseNetBC-90-60", column=column, paper=printed, profile=profile, trained="a network",
+        reference="its own teacher" if reference else "", paper_reference=reference,
+    )  # fmt: skip
+
+
+def found(ours, references=None, **changes):
+    """Evidence whose networks err on so many of 200 test images, by seed: the first ones, so errors are nested."""
+
+    def run(wrong):
+        right = torch.arange(200) >= 2 * wrong  # errors in %
+        return types.SimpleNamespace(probabilities=torch.stack([right, ~right], 1).half(), labels=torch.zeros(200, dtype=int),
+                                     environments=[{"hardware": "abacus", "commit": "c0ffee"}])  # fmt: skip
+
+    references = {} if references is None else dict(enumerate(map(run, references)))
+    return types.SimpleNamespace(cell=cell(**changes), members={seed: [run(wrong)] for seed, wrong in enumerate(ours)},
+                                 references=references)  # fmt: skip
+
+
+def verdict(*args, **changes):
+    [row] = ledger.ledger([found(*args, **changes)]).to_dict("records")
+    return row["verdict"], row["why"]
+
+
+TEACHERS = [18, 18.5, 17.5, 18]
+
+
+@pytest.mark.parametrize(
+    "ours, changes, expected, reason",
+    [
+        # Means 16.0, spread 0.4: the paper's 16.0 lies within; 2 points better in every seed, as in the paper.
+        ([16, 16.5, 15.5, 16], {}, "reproduced", "within 16.00"),
+        ([16, 16.5, 15.5, 16], {"printed": 13.0, "reference": 14.0}, "partly", "outside 16.00"),  # sign alone
+        ([16, 16.5, 15.5, 16], {"profile": "digits"}, "partly", "a smaller setting"),  # at the most
+        ([16, 16.5, 15.5, 16], {"printed": 20.0}, "not", "the other sign"),  # neither value nor sign
+        ([16, 16.5, 15.5, 16], {"printed": 20.0, "profile": "digits"}, "not", "the other sign"),
+        ([16, 16.5, 15.5, 16], {"reference": None}, "reproduced", "no reference"),  # a baseline, by its value
+        ([16, 16.5, 15.5, 16], {"reference": None, "printed": 20.0}, "not", "outside"),
+        ([16, 16.5, 15.5, 16], {"reference": None, "profile": "digits"}, "not run", "no reference"),
+        # Better in one seed, worse in another.
+        ([16, 20.5, 15.5, 20], {"profile": "digits"}, "not", "undecided"),
+        # 0.5 points of 18 in each seed, but 6 of 18 in the paper.
+        ([17.5, 18, 17, 17.5], {"printed": 12.0, "profile": "cifar100-lite"}, "not", "less than half its share"),
+        ([17.5, 18, 17, 17.5], {"printed": 17.5, "profile": "cifar100-lite"}, "partly", "the paper's sign"),
+    ],
+)
+def test_the_verdict_follows_the_rule(ours, changes, expected, reason):
+    references = None if changes.get("reference", 18.0) is None else TEACHERS
+    found_verdict, why = verdict(ours, references, **changes)
+    assert found_verdict == expected and reason in why
+
+
+def test_one_seed_is_judged_by_its_images_and_reproduces_nothing():
+    # 12 of 200 images are right now that were wrong, none the other way: p = 2 / 2**12.
+    found_verdict, why = verdict([12], [18])
+    assert found_verdict == "partly" and "one seed: no spread" in why and "McNemar p 0.00049" in why
+    assert verdict([16], [18])[0] == "not", "4 of 200 images, p = 0.125"
+
+
+def test_a_cell_without_runs_is_not_run():
+    [row] = ledger.ledger([found([])]).to_dict("records")
+    assert row["verdict"] == "not run" and row["seeds"] == 0 and row["profile"] is None and row["measured"] != row["measured"]
+
+
+def test_a_line_holds_what_the_verdict_rests_on():
+    [row] = ledger.ledger([found([15, 17], [18, 18])]).to_dict("records")
+    assert list(row) == ledger.LEDGER and ledger.LEDGER[:12] == [
+        "table", "network", "column", "paper", "measured", "ci95", "seeds", "profile", "hardware", "commit", "difference",
+        "verdict"]  # fmt: skip
+    assert row["measured"] == 16 and row["difference"] == 0 and row["seeds"] == 2
+    assert row["improvement"] == 2 and row["paper_improvement"] == 2
+    assert row["share"] == row["paper_share"] == pytest.approx(100 * 2 / 18)
+    # Gains 3 and 1: t = 2 / 1 with one degree of freedom, whose distribution is Cauchy's.
+    assert row["p_seeds"] == pytest.approx(1 - 2 * math.atan(2) / math.pi)
+    assert row["improvement_ci95"] == pytest.approx(math.tan(0.475 * math.pi))
+    assert (row["hardware"], row["commit"]) == ("abacus", "c0ffee")
+
+
+def test_p_over_images_is_mcnemars_and_merges_seeds_by_their_middle():
+    def pairs(*wrong):
+        evidence = found([ours for ours, _ in wrong], [theirs for _, theirs in wrong])
+        return [(evidence.references[seed], evidence.members[seed]) for seed in evidence.members]
+
+    assert ledger.over_images(pairs((17, 18))) == pytest.approx(2 * 0.5**2), "2 images apart, all one way"
+    assert ledger.over_images(pairs((18, 18))) == 1, "nothing apart"
+    # p of 4, 8 and 12 images apart: 1/8, 1/128, 1/2048. The middle one, the second smallest, times 3 / 2.
+    assert ledger.over_images(pairs((16, 18), (14, 18), (12, 18))) == pytest.approx(1.5 / 128)
+    assert ledger.over_images(pairs((16, 18), (14, 18))) == pytest.approx(2 / 128), "of two the smaller, times 2"
+
+
+def test_counts_and_grid_have_the_tables_shape():
+    rows = [found([16, 16.5], [18, 18.5]), found([], column="BAN-2")]
+    table = ledger.ledger(rows)
+    assert ledger.counts(table) == {"reproduced": 1, "partly": 0, "not": 0, "not run": 1}
+    grid = ledger.grid(table, "paper")
+    assert grid.index.tolist() == ["DenseNetBC-90-60"] and grid.columns.tolist() == ["BAN-1", "BAN-2"]

@@ -303,6 +303,96 @@ def test_a_failed_lineage_is_a_failure(banlib, tiny, monkeypatch):
     assert code == 1 and out == "" and "diverged in epoch 1" in err.splitlines()[-1] and "blocked: BAN-1" in err
 
 
+# Tables and the ledger
+
+ROWS = ("--rows", "MatchWideResNet-1-1,Wide-ResNet-28-10", "--seeds", 2, "--jobs", 1)
+
+
+@pytest.fixture
+def small_tables(monkeypatch):
+    profile = PROFILES["digits"]._replace(recipe=recipe(epochs=1, lr_milestones=()))
+    monkeypatch.setitem(PROFILES, "digits", profile)
+
+
+def test_a_table_is_planned_trained_and_set_beside_the_paper(banlib, small_tables, store):
+    code, out, err = banlib("table", 2, *ROWS, "--dry-run", "--json")
+    told = strict(out)
+    assert code == 0 and store.ids() == []
+    assert (told["runs"], told["finished"], told["missing"], told["epochs"]) == (8, 0, 8, 8) and told["seconds"] > 0
+    assert sum(entry["runs"] for entry in told["networks"]) == 8
+    assert told["flops"] == sum(entry["flops"] for entry in told["networks"]) > 0
+
+    code, out, err = banlib("table", 2, *ROWS, "--json")
+    told = strict(out)
+    assert code == 0 and len(store.ids()) == 8
+    assert [(c["network"], c["column"], c["paper"], c["seeds"]) for c in told["cells"]] == [
+        ("WideResNet-28-10", "Baseline", 18.63, 2), ("MatchWideResNet-1-1", "Baseline", 20.4, 2),
+        ("MatchWideResNet-1-1", "BAN", 19.12, 2)]  # fmt: skip
+    assert told["seeds"] == [0, 1] and told["share_ends"] is True
+
+    code, out, _ = banlib("table", 2, *ROWS)
+    lines = out.splitlines()
+    assert code == 0 and "MatchWideResNet-1-1@DenseNetBC-16-8" in out and "[19.12]" in lines[3] and "[20.40]" in lines[3]
+    code, out, _ = banlib("table", 2, *ROWS, "--dry-run")
+    assert code == 0 and "8 finished, 0 missing" in out
+
+
+def test_a_table_of_other_ends_is_another_table(banlib, small_tables, store):
+    rows = ("--rows", "MatchWideResNet-1-1", "--seeds", 1, "--jobs", 1, "--json")
+    banlib("table", 2, *rows)
+    told = strict(banlib("table", 2, *rows, "--own-ends")[1])
+    assert told["share_ends"] is False and len(store.ids()) == 4, "teacher and baseline are the same, the student is not"
+
+
+@pytest.mark.parametrize("given, told", [
+    (("table", 3), "table must be 1 or 2, got '3'"),
+    (("table", 1, "--rows", "WideResNet-28-10"), "'WideResNet-28-10' is no row of table 1"),
+    (("table", 2, "--rows", "MatchWideResnet-2-1"), "did you mean 'MatchWideResNet-2-1'"),
+    (("table", 2, "--teacher", "WideResNet-28-10"), "teacher of table 2 must be a DenseNetBC"),
+    (("table", 1, "--own-ends"), "--teacher and --own-ends are for table 2"),
+    (("table", 1, "--profile", "digit"), "did you mean 'digits'"),
+    (("table", 1, "--seeds", "0"), "seeds must be a count"),
+    (("table", 1, "--jobs", "0"), "jobs must be"),
+    (("ledger", "--table", "three"), "table must be 1 or 2, got 'three'"),
+    (("ledger", "--profile", "lite"), "unknown profile 'lite'; did you mean"),
+])  # fmt: skip
+def test_a_bad_table_is_refused_in_a_sentence(banlib, store, given, told):
+    code, out, err = banlib(*given)
+    assert code == 2 and out == "" and told in err and len(err.splitlines()) == 1
+    assert not store.root.exists()
+
+
+def test_a_failed_table_is_a_failure(banlib, monkeypatch):
+    wild = PROFILES["digits"]._replace(recipe=recipe(lr=1e30))
+    monkeypatch.setitem(PROFILES, "digits", wild)
+    code, out, err = banlib("table", 2, "--rows", "MatchWideResNet-1-1", "--seeds", 1, "--jobs", 1, "--json")
+    assert code == 1 and out == "" and "blocked: BAN-1" in err.splitlines()[-1]
+
+
+def test_the_ledger_has_every_printed_error(banlib, store):
+    code, out, _ = banlib("ledger", "--json")
+    rows = strict(out)
+    assert code == 0 and len(rows) == 45
+    assert list(rows[0])[:12] == ["table", "network", "column", "paper", "measured", "ci95", "seeds", "profile", "hardware",
+                                  "commit", "difference", "verdict"]  # fmt: skip
+    assert {row["verdict"] for row in rows} <= {"reproduced", "partly", "not", "not run"}
+    [shipped] = [row for row in rows if (row["network"], row["column"]) == ("DenseNetBC-90-60", "BAN-1")]
+    assert shipped["profile"] == "cifar100-lite" and shipped["measured"] == 54.36  # the record in results/
+    assert next(row for row in rows if row["network"] == "PreActResNet-1001")["measured"] is None
+    assert not store.root.exists(), "reading made something"
+
+
+def test_the_ledger_in_other_forms(banlib):
+    code, out, _ = banlib("ledger", "--table", 2, "--csv")
+    lines = out.splitlines()
+    assert code == 0 and len(lines) == 1 + 22 and lines[0].startswith("table,network,column,paper,measured,")
+    code, out, _ = banlib("ledger", "--table", 1, "--markdown")
+    lines = out.splitlines()
+    assert code == 0 and len(lines) == 2 + 23 and {line.count("|") for line in lines} == {10}
+    code, out, _ = banlib("ledger", "--profile", "cifar100", "--why")
+    assert code == 0 and "0 reproduced, 0 partly, 0 not, 45 not run" in out and "McNemar's test" in out
+
+
 ALONE = [sys.executable, "-m", "banlib", "lineage", "--network", "DenseNetBC-10-4", "--seeds", "1", "--json"]
 
 

@@ -305,6 +305,29 @@ def test_ends_that_do_not_fit_are_refused_before_anything_is_copied():
     assert torch.equal(stem, student.stem.weight) and student.stem.weight.requires_grad
 
 
+# Smaller networks
+
+@pytest.mark.parametrize("name, smaller", [
+    # Divided by 7 and rounded up: 17, 14 and 12 units are 3, 2 and 2. By 7.5 and rounded: 33, 60, 80 are 4, 8, 11.
+    ("DenseNetBC-112-33", "DenseNetBC-22-4"), ("DenseNetBC-90-60", "DenseNetBC-16-8"),
+    ("DenseNetBC-80-80", "DenseNetBC-16-11"), ("WideResNet-28-20", "WideResNet-10-3"),
+    ("WideResNet-28-1", "WideResNet-10-1"),  # never below 1
+    ("PreActResNet-1001", "PreActResNet-146"),  # 111 bottleneck units are 16
+    ("MatchPreResNet-14-0.5", "MatchPreResNet-2-0.5@DenseNetBC-16-8"),
+    ("MatchWideResNet-4-0.5", "MatchWideResNet-4-0.5@DenseNetBC-16-8"),  # its units are kept
+    ("MatchDenseNet-56-1-2", "MatchDenseNet-8-1-2@DenseNetBC-16-8"),
+    ("Match-DenseNet-14-0.75-1.5@DenseNetBC-80-80", "MatchDenseNet-2-0.75-1.5@DenseNetBC-16-11"),
+])  # fmt: skip
+def test_a_network_is_shrunk_by_the_rule(name, smaller):
+    assert models.shrunk(name, 7, 7.5) == smaller
+    assert models.shrunk(name) == models.parse(name)[0], "divided by one it is itself"
+
+
+def test_a_matched_student_can_be_given_another_teacher():
+    assert models.shrunk("MatchWideResNet-2-1", teacher="DenseNetBC-40-12") == "MatchWideResNet-2-1@DenseNetBC-40-12"
+    assert models.shrunk("MatchDenseNet-28-1-2", 7, 7.5, "DenseNetBC-10-8") == "MatchDenseNet-4-1-2@DenseNetBC-10-8"
+
+
 # Names
 
 

@@ -3,6 +3,8 @@
 import math
 import subprocess
 import sys
+import hashlib
+import json
 
 import pytest
 from conftest import TINY, recipe, tiny_spec
@@ -75,6 +77,23 @@ def test_a_student_needs_a_teacher_and_a_teacher_none():
         tiny_spec(1, teacher="0" * 16, objective="labels+teacher")
     with pytest.raises(ValidationError):
         tiny_spec(1, teacher="0" * 16, temperature=0)
+
+
+def test_a_field_that_came_later_leaves_older_ids_alone():
+    """The id of a spec from before `share_ends`: the hash of its JSON without that field."""
+    spec = tiny_spec(1, teacher="0" * 16)
+    older = spec.model_dump(mode="json")
+    assert older.pop("share_ends") is False
+    text = json.dumps(older, sort_keys=True, separators=(",", ":"))
+    assert spec.run_id == hashlib.sha256(text.encode()).hexdigest()[:16]
+    shared = tiny_spec(1, teacher="0" * 16, share_ends=True)
+    assert shared.run_id != spec.run_id and '"share_ends":true' in shared.canonical()
+    assert type(spec)(**json.loads(shared.canonical())) == shared and type(spec)(**older) == spec
+
+
+def test_ends_are_shared_with_a_teacher():
+    with pytest.raises(ValidationError, match="share_ends needs a teacher"):
+        tiny_spec(share_ends=True)
 
 
 @pytest.mark.parametrize("value, gens", [(0, 0), (3, 3), (20, 20), ("3", 3), (3.0, 3)])

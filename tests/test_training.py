@@ -405,3 +405,45 @@ def test_bf16_trains_to_nearly_the_same_losses(tmp_path):
         assert {tensor.dtype for tensor in run.weights().values()} == {torch.float32, torch.int64}
         losses.append(run.metrics["train_loss"])
     assert list(losses[0]) == pytest.approx(list(losses[1]), rel=0.02) and list(losses[0]) != list(losses[1])
+
+
+# Teaching across architectures
+
+
+@pytest.mark.parametrize("teaches, learns", [
+    ("DenseNetBC-10-4", "WideResNet-10-1"), ("WideResNet-10-1", "DenseNetBC-10-4"), ("PreActResNet-11", "WideResNet-10-1"),
+    ("DenseNetBC-10-8", "MatchPreResNet-1-1@DenseNetBC-10-8"),
+])  # fmt: skip
+def test_any_network_teaches_any_other(store, teaches, learns):
+    once = recipe(epochs=1, lr_milestones=())
+    teacher = fit(tiny_spec(network=teaches, recipe=once), store, progress=False)
+    student = fit(tiny_spec(1, teacher.run_id, network=learns, recipe=once), store, progress=False)
+    assert student.spec.teacher == teacher.run_id and student.results["params"] != teacher.results["params"]
+
+
+def test_ends_that_differ_are_refused_before_training_with_both_shapes(store):
+    """A stem of 8 channels of 3x3 cannot be that of a network whose stem has 16."""
+    teacher = fit(tiny_spec(recipe=recipe(epochs=1)), store, progress=False)
+    student = tiny_spec(1, teacher.run_id, network="WideResNet-10-1", share_ends=True)
+    with pytest.raises(ValueError, match=r"student's stem has weights \[16, 1, 3, 3\] and the teacher's \[8, 1, 3, 3\]"):
+        fit(student, store, progress=False)
+    assert store.status(student.run_id) == "missing"
+
+
+def test_shared_ends_stay_the_teachers_through_a_resume(store, monkeypatch):
+    teacher = fit(tiny_spec(network="DenseNetBC-10-8", recipe=recipe(epochs=1)), store, progress=False)
+    spec = tiny_spec(1, teacher.run_id, network="MatchWideResNet-1-1@DenseNetBC-10-8", share_ends=True)
+    steps = training.train_epoch
+
+    def train_epoch(spec, epoch, *rest):
+        if epoch == 3:
+            raise KeyboardInterrupt
+        return steps(spec, epoch, *rest)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "train_epoch", train_epoch)
+        fit(spec, store, progress=False)
+    resumed = fit(spec, store, progress=False)
+    own, given = resumed.weights(), teacher.weights()
+    for name in ("stem.weight", "head.classifier.weight", "head.classifier.bias"):
+        assert (own[name] == given[name]).all()

@@ -1,5 +1,6 @@
 """Every network of the paper's tables, and their families, by name: build("DenseNetBC-90-60", classes=100)."""
 import difflib
+import math
 import re
 from numbers import Integral, Real
 from reprlib import Repr
@@ -12,7 +13,7 @@ from .densenet import DenseNet, DenseUnit, boundaries
 from .matched import densenet_shapes, match_densenet, match_pre_resnet, match_wide_resnet, resnet_widths, share_ends
 from .resnet import preact_resnet, wide_resnet
 
-__all__ = ["NAMES", "build", "parse", "params", "forward_macs", "audit", "share_ends", "DenseNet", "DenseUnit"]
+__all__ = ["NAMES", "build", "parse", "shrunk", "params", "forward_macs", "audit", "share_ends", "DenseNet", "DenseUnit"]
 
 NAMES = tuple(row.network for row in paper.TABLE1 + paper.TABLE2)
 
@@ -98,6 +99,31 @@ def parse(name):
         canonical += f"@{args['teacher']}" if args["teacher"] != MATCHED_TEACHER else ""
     _check_shape(name, family, args)
     return canonical, family, args
+
+
+def shrunk(name, depth=1, width=1, teacher=None):
+    """The name of a network of the tables with its depth and its width divided, for machines that cannot train it.
+
+    Units in a stage are divided by `depth` and rounded up, growth and width by `width` and rounded to at least 1. A
+    DenseNetBC loses its third transition: its classifier has few channels as it is. The one to four units of a
+    MatchWideResNet are kept, since divided ones would be the same network. A matched student matches `teacher`, by
+    default its own teacher shrunk likewise. With both divisors 1 only the teacher changes. ValueError as `parse`.
+    """
+    name, family, args = parse(name)
+    units = {"WideResNet": lambda: (args["depth"] - 4) // 6, "PreActResNet": lambda: (args["depth"] - 2) // 9}
+    units = math.ceil(units.get(family, lambda: args["units"])() / depth)
+    narrow = lambda channels: max(1, round(channels / width))  # noqa: E731
+    if family.startswith("Match"):
+        own = name.partition("@")[0] if family == "MatchWideResNet" else "-".join(
+            [family, str(units), *(f"{args[ratio]:.15g}" for ratio in FAMILIES[family][1:])])
+        return parse(f"{own}@{teacher or shrunk(args['teacher'], depth, width)}")[0]
+    if (depth, width) == (1, 1):
+        return name
+    if family == "DenseNetBC":
+        return parse(f"DenseNetBC-{6 * units + 4}-{narrow(args['growth'])}")[0]
+    if family == "WideResNet":
+        return parse(f"WideResNet-{6 * units + 4}-{narrow(args['width'])}")[0]
+    return parse(f"PreActResNet-{9 * units + 2}")[0]
 
 
 def params(network, classes=100, in_channels=3):
