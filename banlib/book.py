@@ -38,6 +38,7 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 
 from banlib.recipe import check_parameters, named
+from banlib.tables import check_rows
 from banlib.training import choose_device
 
 PACKAGE = Path(__file__).parent
@@ -157,6 +158,7 @@ def check(profile, device, parameters, chapters):
     check_parameters(
         **{name: parameters[name] for name in ("profile", "network", "gens", "seeds") if name in parameters}
     )
+    check_rows(parameters.get("rows", "auto"))
     return parameters
 
 

@@ -179,6 +179,44 @@ def ledger(evidence):
     return pd.DataFrame([_line(found) for found in evidence], columns=LEDGER)
 
 
+def by_seed(evidence):
+    """One row for each cell and seed: table, network, trained, column, seed, error (%), reference (its error, %, NaN where
+    there is none). evidence: as for `ledger`."""
+    rows = []
+    for found in evidence:
+        cell = found.cell
+        for seed, members in found.members.items():
+            reference = _cell_error([found.references[seed]]) if seed in found.references else float("nan")
+            rows.append({"table": cell.table, "network": cell.network, "trained": cell.trained, "column": cell.column,
+                         "seed": seed, "error": _cell_error(members), "reference": reference})  # fmt: skip
+    return pd.DataFrame(rows, columns=["table", "network", "trained", "column", "seed", "error", "reference"])
+
+
+def students(frame):
+    """How table 2's students do against their teacher and against their own network on labels alone.
+
+    frame: `by_seed` of table 2. One row for each network with a BAN: network, against ("teacher" or "labels alone"), paper_share and
+    share (errors gone, in % of the other's), ci95 (half-width, of the share), points, seeds.
+    """
+    wide = frame.pivot_table(index=["network", "seed"], columns="column", values="error", sort=False)
+    wide["teacher"] = frame.groupby(["network", "seed"])["reference"].first()
+    rows = []
+    for row in paper.TABLE2:
+        if row.errors["BAN"] is None or row.network not in wide.index or "BAN" not in wide:
+            continue
+        own = wide.loc[row.network].dropna(subset=["BAN"])
+        printed = {"teacher": paper.row("DenseNetBC-90-60").errors["Baseline"], "labels alone": row.errors["Baseline"]}
+        for against, column in {"teacher": "teacher", "labels alone": "Baseline"}.items():
+            if column not in own or printed[against] is None or not len(own[column].dropna()):
+                continue
+            mean, half = interval(own[column] - own["BAN"])
+            scale = 100 / own[column].mean()
+            rows.append({"network": row.network, "against": against, "points": mean, "share": scale * mean,
+                         "paper_share": 100 * (1 - row.errors["BAN"] / printed[against]), "ci95": scale * half,
+                         "seeds": len(own)})  # fmt: skip
+    return pd.DataFrame(rows, columns=["network", "against", "points", "share", "paper_share", "ci95", "seeds"])
+
+
 def _line(found):
     cell, runs = found.cell, [run for members in found.members.values() for run in members]
     errors = {seed: _cell_error(members) for seed, members in found.members.items()}
@@ -199,6 +237,11 @@ def _line(found):
 
 def _cell_error(members):
     return ensemble.error(ensemble.average([run.probabilities for run in members]), members[0].labels)
+
+
+def hardware(runs):
+    """The machines that runs were finished on, in words."""
+    return _listed(runs, "hardware")
 
 
 def _listed(runs, what):
@@ -302,13 +345,18 @@ def curves(lineages):
 
 
 def provenance(lineages):
-    """Where the numbers come from, in a line: hardware, network, data, seeds, commit."""
-    runs = [run for chain in lineages.runs.values() for run in chain]
+    """Where the numbers of lineages come from, in a line: network, data, seeds, hardware, precision, commit."""
+    return sources_of([run for chain in lineages.runs.values() for run in chain], lineages.network, lineages.runs)
+
+
+def sources_of(runs, network=None, seeds=None):
+    """The same for any finished runs; network: what to call them, by default how many networks they are."""
+    network = network or f"{len({run.spec.network for run in runs})} networks"
     environments = [environment for run in runs for environment in run.environments]
     told = lambda name: ", ".join(sorted({str(environment[name]) for environment in environments}))  # noqa: E731
-    dataset, seeds = runs[0].spec.dataset, sorted(lineages.runs)
+    dataset, seeds = runs[0].spec.dataset, sorted({run.spec.seed for run in runs} if seeds is None else seeds)
     listed = f"{seeds[0]}-{seeds[-1]}" if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)) else None
-    return (f"{lineages.network} on {dataset}, seed{'s' if len(seeds) > 1 else ''} {listed or ', '.join(map(str, seeds))}; {told('hardware')}, "
+    return (f"{network} on {dataset}, seed{'s' if len(seeds) > 1 else ''} {listed or ', '.join(map(str, seeds))}; {told('hardware')}, "
             f"{told('precision')}; commit {told('commit')}")  # fmt: skip
 
 

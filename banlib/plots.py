@@ -348,3 +348,128 @@ def lineage_against_teachers(table, where):
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend(frameon=False)
     return source(figure, f"{where}; a lineage: mean of all its subsets of a size; bars: 95 % interval over seeds")
+
+
+def matched_diagram(edges, widths):
+    """A dense block and the residual stage that takes its place: channels at the boundaries stay, those between change.
+
+    edges: `models.boundaries` of the teacher; widths: of the student's stages. Bars are channels, to scale.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.3), sharey=True)
+    for axis, who in zip(axes, ("teacher: dense blocks", "student: residual stages")):
+        place, ticks = 0, []
+        for stage, ((taken, grown, given), width) in enumerate(zip(edges, widths)):
+            dense = who.startswith("teacher")
+            inner = np.linspace(taken, grown, 6) if dense else np.full(6, width)
+            axis.bar(place, taken, 0.8, color="#3a3a3a")
+            axis.bar(place + 1 + np.arange(6), inner, 0.95, color=PALETTE[0 if dense else 1], alpha=0.75)
+            axis.bar(place + 7, given, 0.8, color="#3a3a3a")
+            axis.text(place, taken, taken, ha="center", va="bottom", fontsize=8)
+            axis.text(place + 7, given, given, ha="center", va="bottom", fontsize=8)
+            ticks.append((place + 3.5, f"stage {stage + 1}"))
+            place += 9.5
+        axis.set_xticks(*zip(*ticks))
+        axis.tick_params(axis="x", length=0)
+        axis.set_title(who)
+    axes[0].set_ylabel("channels")
+    plt.close(figure)
+    return figure
+
+
+def error_against_parameters(points, where):
+    """Test error against size, a panel for each source: each network on labels alone and raised by the teacher.
+
+    points: columns source, network, kind ("labels alone", "raised", "teacher"), params, error (%), ci95 (half-width or NaN).
+    """
+    looks = {"labels alone": ("o", "white", "#555555"), "raised": ("o", PALETTE[0], PALETTE[0]), "teacher": ("*", PALETTE[3], PALETTE[3])}
+    sources = list(points["source"].unique())
+    figure, axes = plt.subplots(1, len(sources), figsize=(4.8 * len(sources), 4.3), squeeze=False)
+    for axis, told in zip(axes[0], sources):
+        part = points[points["source"] == told]
+        for _, pair in part.groupby("network"):
+            axis.plot(pair["params"], pair["error"], color="#bbbbbb", linewidth=1, zorder=1)
+        for kind, (marker, face, edge) in looks.items():
+            some = part[part["kind"] == kind]
+            axis.errorbar(some["params"], some["error"], some["ci95"], fmt="none", ecolor=edge, elinewidth=1, alpha=0.5)
+            axis.scatter(some["params"], some["error"], s=130 if marker == "*" else 38, marker=marker, facecolor=face,
+                         edgecolor=edge, label=kind, zorder=3)  # fmt: skip
+        for level in part.loc[part["kind"] == "teacher", "error"]:
+            axis.axhline(level, color=PALETTE[3], linewidth=1, linestyle=":")
+        axis.set(title=told, xscale="log", xlabel="parameters", ylabel=ERROR)
+    axes[0, 0].legend(frameon=False, fontsize=9)
+    return source(figure, where)
+
+
+def students_gain(table, where):
+    """For each student the share of errors that is gone, against its teacher and against its own network on labels alone.
+
+    table: `ledger.students`. Filled: measured, with 95 % intervals; hollow: the paper's.
+    """
+    networks = list(table["network"].unique())[::-1]
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 1.3 + 0.33 * len(networks)), sharey=True)
+    for axis, against in zip(axes, ("teacher", "labels alone")):
+        part = table[table["against"] == against]
+        place = [networks.index(name) for name in part["network"]]
+        axis.axvline(0, color="#888888", linewidth=1)
+        axis.errorbar(part["share"], place, xerr=part["ci95"].fillna(0), fmt="o", color=PALETTE[0], capsize=3)
+        axis.scatter(part["paper_share"], place, facecolor="white", edgecolor="#333333", marker="D", s=30, zorder=3)
+        clear = (part["share"] - part["ci95"] > 0).sum()
+        who = "its teacher" if against == "teacher" else "itself on labels alone"
+        axis.set(title=f"Against {who}: clear in {clear} of {len(part)}", xlabel="errors gone, %")
+    axes[0].set_yticks(range(len(networks)), networks, fontsize=9)
+    return source(figure, f"{where}; filled: measured, bars: 95 % interval over seeds; hollow: the paper, CIFAR-100, one run each")
+
+
+def one_pair(frame, network, where):
+    """A teacher, a student, and the student's network on labels alone: each seed, mean and interval, and the paper's numbers.
+
+    frame: `ledger.by_seed` of table 2; network: one of its rows.
+    """
+    own = frame[frame["network"] == network]
+    groups = {"teacher": own.drop_duplicates("seed")["reference"].dropna()}
+    names = {"Baseline": "labels alone", "BAN": "raised by the teacher"}
+    groups |= {names[column]: group["error"] for column, group in own.groupby("column", sort=False)}
+    printed = {names[column]: value for column, value in paper.row(network).errors.items() if value is not None}
+    printed = {"teacher": paper.row("DenseNetBC-90-60").errors["Baseline"]} | printed
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.0, 2.7), sharey=True)
+    shades = {"teacher": COLORS["Teacher"], "labels alone": "#8a8a8a", "raised by the teacher": PALETTE[0]}
+    for place, (name, values) in enumerate(groups.items()):
+        mean, half = ledger.interval(values)
+        right.plot(values, np.full(len(values), place), ".", color=shades[name], alpha=0.4)
+        right.errorbar(mean, place, xerr=half if half == half else None, fmt="o", color=shades[name], capsize=4)
+        right.annotate(f"{mean:.1f}", (mean, place), (0, 9), textcoords="offset points", ha="center", fontsize=9)
+        if name in printed:
+            left.plot(printed[name], place, "D", color=shades[name])
+            left.annotate(f"{printed[name]:.2f}", (printed[name], place), (0, 9), textcoords="offset points", ha="center", fontsize=9)
+    everything = frame["error"].max()
+    reach = paper.table2()[["Baseline", "BAN"]].stack()
+    left.set(title="The paper, CIFAR-100", xlabel=ERROR, xlim=(reach.min() - 1, reach.max() + 1))
+    right.set(title=f"Measured: {own['trained'].iloc[0].partition('@')[0]}", xlabel=ERROR, xlim=(0, 1.05 * everything))
+    left.set_yticks(range(len(groups)), list(groups))
+    left.set_ylim(len(groups) - 0.5, -0.7)
+    return source(figure, f"{where}; bars: 95 % interval over seeds, dots: seeds")
+
+
+def ledger_overview(table, where):
+    """Every cell of the ledger that improves on a reference: the paper's share of errors gone against ours.
+
+    table: `ledger.ledger`. On the diagonal both are equal; left of the vertical or below the horizontal line a model is worse than
+    its reference.
+    """
+    shown = table.dropna(subset=["share"])
+    figure, axis = plt.subplots(figsize=(7.2, 4.8))
+    colours = dict(zip(ledger.VERDICTS, (PALETTE[2], PALETTE[0], PALETTE[3], "#999999")))
+    axis.axhline(0, color="#888888", linewidth=1)
+    axis.axvline(0, color="#888888", linewidth=1)
+    limits = (shown["paper_share"].min() - 2, shown["paper_share"].max() + 2) if len(shown) else (-1, 1)
+    axis.plot(limits, limits, color="#bbbbbb", linewidth=1, linestyle="--")
+    kinds = {"Baseline": "s", "BAN": "o", "Ens": "^"}
+    for (verdict_, kind), group in shown.groupby(["verdict", shown["column"].str.extract("(Baseline|BAN|Ens)")[0]]):
+        axis.scatter(group["paper_share"], group["share"], color=colours[verdict_], marker=kinds[kind], s=36, alpha=0.85,
+                     label=f"{kind.replace('Ens', 'ensemble').replace('BAN', 'student')}: {verdict_}")  # fmt: skip
+    same = int((shown["share"] * shown["paper_share"] > 0).sum())
+    axis.set(title=f"{same} of {len(shown)} cells lie on the paper's side of their reference",
+             xlabel="paper: errors gone against the reference, %", ylabel="measured: errors gone, %")  # fmt: skip
+    if len(shown):
+        axis.legend(frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1, 0.5))
+    return source(figure, where)

@@ -135,7 +135,7 @@ PROFILES = {
             seeds=16,
             threads=1,
             shrink=(7, 7.5),
-            table_seeds=4,
+            table_seeds=8,
         ),
         Profile(
             "cifar100-lite",

@@ -4,6 +4,7 @@ A `Cell` is one printed error with the runs that answer it. `plan` lists a table
 `cost` says beforehand what that takes, `evidence` finds for every printed error the best runs there are.
 """
 
+import functools
 import json
 import time
 from dataclasses import dataclass, field
@@ -103,6 +104,8 @@ def plan(table, profile, rows="auto", seeds=None, teacher=None, share_ends=True)
     for row in TABLES[table]:
         if row.network in wanted:
             cells += (_row1 if table == 1 else _row2)(row, profile, seeds, teacher, share_ends)
+    if not cells:
+        raise BadInput(f"rows {', '.join(wanted)} are none of table {table}'s: {', '.join(r.network for r in TABLES[table])}")
     return cells
 
 
@@ -226,12 +229,9 @@ def cost(cells, device="auto", store=None):
     """
     store, chosen = store or Store(), training.choose_device(device)
     profile = PROFILES[cells[0].profile]
-    known = data.facts(profile.dataset)
-    by_id = {spec.run_id: spec for spec in specs_of(cells)}
-    macs = {name: models.forward_macs(name, known.image_size, known.channels, known.classes)
-            for name in {spec.network for spec in by_id.values()}}  # fmt: skip
-    told = {}
-    for spec in by_id.values():
+    known, specs = data.facts(profile.dataset), specs_of(cells)
+    work, told = arithmetic(specs), {}
+    for spec in specs:
         entry = told.setdefault(spec.network, {
             "network": spec.network, "rows": [], "runs": 0, "finished": 0, "live": 0, "epochs": 0, "flops": 0,
             "seconds": None})  # fmt: skip
@@ -241,24 +241,41 @@ def cost(cells, device="auto", store=None):
         if status == "finished":
             entry["finished"] += 1
             continue
-        # Three passes of two operations for the student, one for its teacher.
-        asked = macs[by_id[spec.teacher].network] if spec.teacher else 0
         entry["epochs"] += spec.recipe.epochs
-        entry["flops"] += (6 * macs[spec.network] + 2 * asked) * spec.recipe.epochs * known.images
+        entry["flops"] += work[spec.run_id]
     measured, rates, started = measured_seconds(store, chosen), [], time.perf_counter()
-    for entry in told.values():
-        entry["rows"] = sorted({cell.network for cell in cells if cell.trained == entry["network"]})
+    for name, entry in told.items():
+        entry["rows"] = sorted({cell.network for cell in cells if cell.trained == name})
         if entry["epochs"]:
-            name = entry["network"]
+            macs = _macs(name, known)
             epoch = measured.get((name, profile.dataset, profile.recipe.batch))
             if epoch is None and time.perf_counter() - started < PROBE_SECONDS:
-                epoch = known.images / probe(name, known, profile, chosen, macs[name])
-                rates.append(macs[name] * known.images / epoch)
-            epoch = epoch or macs[name] * known.images / (sum(rates) / len(rates))
+                epoch = known.images / probe(name, known, profile, chosen, macs)
+                rates.append(macs * known.images / epoch)
+            epoch = epoch or macs * known.images / (sum(rates) / len(rates))
             # What a remembered teacher costs depends on the runs beside this one; an online one adds a third at the most.
-            alone = 6 * macs[name] * entry["epochs"] * known.images
+            alone = 6 * macs * entry["epochs"] * known.images
             entry["seconds"] = entry["epochs"] * epoch * min(entry["flops"] / alone, 4 / 3)
     return list(told.values())
+
+
+def arithmetic(specs):
+    """{run id: floating-point operations of training it}, in the order of specs, which hold every teacher.
+
+    Three passes of two operations for each multiply-accumulate of the network, one pass for a teacher that is asked online.
+    """
+    networks = {spec.run_id: spec.network for spec in specs}
+    found = {}
+    for spec in specs:
+        known = data.facts(spec.dataset)
+        passes = 6 * _macs(spec.network, known) + (2 * _macs(networks[spec.teacher], known) if spec.teacher else 0)
+        found[spec.run_id] = passes * known.images * spec.recipe.epochs
+    return found
+
+
+@functools.cache
+def _macs(network, known):
+    return models.forward_macs(network, known.image_size, known.channels, known.classes)
 
 
 def measured_seconds(store, device):

@@ -13,7 +13,8 @@ from .densenet import DenseNet, DenseUnit, boundaries
 from .matched import densenet_shapes, match_densenet, match_pre_resnet, match_wide_resnet, resnet_widths, share_ends
 from .resnet import preact_resnet, wide_resnet
 
-__all__ = ["NAMES", "build", "parse", "shrunk", "params", "forward_macs", "audit", "share_ends", "DenseNet", "DenseUnit"]
+__all__ = ["NAMES", "build", "parse", "shrunk", "params", "forward_macs", "audit", "boundaries", "share_ends",
+           "DenseNet", "DenseUnit"]
 
 NAMES = tuple(row.network for row in paper.TABLE1 + paper.TABLE2)
 

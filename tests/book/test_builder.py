@@ -172,6 +172,7 @@ def test_two_builds_at_once_take_turns(copy, capsys):
         ({"parameters": {"gens": "three"}}, "gens must be an integer from 0 to 20, got 'three'"),
         ({"parameters": {"seeds": 0}}, "seeds must be a count"),
         ({"parameters": {"network": "DenseNet-90-60"}}, "did you mean 'DenseNetBC-90-60'?"),
+        ({"parameters": {"rows": "WideResNet-40-4"}}, "'WideResNet-40-4' is no row of the paper's tables"),
         ({"profile": "digit"}, "unknown profile 'digit'; did you mean 'digits'?"),
         ({"device": "cudaa"}, "device 'cudaa' is not here"),
     ],
