@@ -1,8 +1,11 @@
 """The rendered book: pages that work without a kernel and without a network, for every reader."""
 
 import base64
+import importlib
+import inspect
 import io
 import json
+import pkgutil
 import re
 import shutil
 import urllib.parse
@@ -12,6 +15,7 @@ from books import ROOT, pages, real_book  # noqa: F401
 from bs4 import BeautifulSoup
 from PIL import Image
 
+import banlib
 from banlib import book
 
 pytestmark = pytest.mark.timeout(1800)  # the first test builds the whole book, which a busy machine does slowly
@@ -101,6 +105,23 @@ def test_formulas_are_drawn_by_the_browser(soups):
         assert r"\(" not in soup.text and r"\[" not in soup.text, name
     assert len(soups["02_ban_densenet"].select("math")) > 5
     assert len(soups["02_ban_densenet"].select("div.math .eqno")) >= 1
+
+
+def test_every_public_function_is_on_the_page_of_the_library(soups):
+    """Found here by importing, there by reading files: a module that is added later is on the page or missed here."""
+    article = soups["api"].find("article")
+    entries = {entry["id"]: "".join(entry.text.split()) for entry in article.select("dt.sig[id]")}
+    sections = [heading.text.rstrip("#") for heading in article.select("h2")]
+    names = [found.name for found in pkgutil.walk_packages(banlib.__path__, "banlib.") if found.name != "banlib.__main__"]
+    assert sorted(sections) == sorted(name.removeprefix("banlib.") for name in names)
+    assert sections.index("objectives") < sections.index("training") < sections.index("lineage")
+    for module in map(importlib.import_module, names):
+        assert " ".join(module.__doc__.split())[:40].replace("`", "") in " ".join(article.text.split()), module.__name__
+        for name, function in inspect.getmembers(module, inspect.isfunction):
+            if function.__module__ == module.__name__ and function.__doc__ and not name.startswith("_"):
+                shown = entries[f"{module.__name__}.{name}"]
+                assert all(parameter in shown for parameter in inspect.signature(function).parameters), shown
+    assert "temperature**2" in article.text and ":param" not in article.text
 
 
 def test_pages_are_light_and_have_no_dead_widgets(real_book):  # noqa: F811
