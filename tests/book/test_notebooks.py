@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import yaml
-from books import ROOT
+from books import ROOT, solution_code, solutions
 
 from banlib import book
 
@@ -58,10 +58,17 @@ def test_has_what_a_chapter_has(chapter):
     for expected in ("Predict first", "## Paper beside measured", "## What did not reproduce?", "## Exercises",
                      "## Further reading", "## Run it yourself", "{cite", "papermill book/"):  # fmt: skip
         assert expected in prose, expected
-    exercises = set(re.findall(r"\{exercise\}.*\n:label: (\S+)", prose))
-    solutions = set(re.findall(r"\{solution\} (\S+)", prose))
-    assert len(exercises) == 3 and exercises == solutions
+    exercises = re.findall(r"\{exercise\}.*\n:label: (\S+)", prose)
+    assert len(exercises) == 3 and exercises == list(solutions(chapter.path))
     assert len(re.findall(r"\{cite", prose.partition("## Further reading")[2])) >= 3
+
+
+@EACH
+def test_every_solution_has_a_hint_and_code(chapter):
+    """test_pages.py runs the code."""
+    for exercise, text in solutions(chapter.path).items():
+        assert "\n*Hint:* " in text and text.index("*Hint:*") < text.index(":::{code-block} python"), exercise
+        assert all(code.strip() for code in solution_code(text)) and solution_code(text), exercise
 
 
 @EACH

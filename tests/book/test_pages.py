@@ -11,7 +11,7 @@ import shutil
 import urllib.parse
 
 import pytest
-from books import ROOT, pages, real_book  # noqa: F401
+from books import ROOT, pages, real_book, solution_code, solutions  # noqa: F401
 from bs4 import BeautifulSoup
 from PIL import Image
 
@@ -136,6 +136,17 @@ def test_no_trace_of_the_machine(real_book, soups):  # noqa: F811
     for name, soup in soups.items():
         assert str(real_book) not in str(soup) and str(ROOT) not in str(soup), name
         assert not soup.select(".output.traceback, .output.stderr"), name
+
+
+@pytest.mark.parametrize("chapter", book.find_chapters(ROOT), ids=lambda chapter: chapter.name)
+def test_every_solution_runs_in_its_chapter(real_book, chapter):  # noqa: F811
+    executed = json.loads((real_book / f"_build/executed/{chapter.name}.ipynb").read_text(encoding="utf-8"))
+    ran = [cell for cell in executed["cells"] if "solution" in cell["metadata"].get("tags", [])]
+    assert ["".join(cell["source"]) for cell in ran] == [
+        code for text in solutions(chapter.path).values() for code in solution_code(text)
+    ]
+    for cell in ran:
+        assert cell["execution_count"] and not any(output["output_type"] == "error" for output in cell["outputs"])
 
 
 # In a browser
