@@ -10,6 +10,7 @@ import re
 import shutil
 import urllib.parse
 
+import pandas as pd
 import pytest
 from books import ROOT, pages, real_book, solution_code, solutions  # noqa: F401
 from bs4 import BeautifulSoup
@@ -17,6 +18,7 @@ from PIL import Image
 
 import banlib
 from banlib import book
+from banlib.widgets import SortableTable
 
 pytestmark = pytest.mark.timeout(1800)  # the first test builds the whole book, which a busy machine does slowly
 ALL_PAGES = sorted(path.stem for path in (ROOT / "book").iterdir() if path.suffix in (".md", ".ipynb"))
@@ -231,6 +233,52 @@ def test_explorers_turn_over_frames_by_keyboard(browser, real_book, soups):  # n
             assert after[0] != before[0] and after[1] != before[1], "the picture or its alt text did not follow the slider"
             explored += 1
     assert explored >= 1
+
+
+def test_tables_sort_by_keyboard_and_by_pointer(browser, tmp_path):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    frame = pd.DataFrame(
+        {"name": ["a9", "a10", "B", "c"], "error": [9.5, float("nan"), 10.25, -1.0], "seeds": [3, 1, 3, 3]}
+    )
+    page = tmp_path / "table.html"
+    page.write_text(f"<!doctype html><meta charset=utf-8>{SortableTable(frame, 'Errors')._repr_html_()}", encoding="utf-8")
+    visit(browser, page)
+    heads = browser.find_elements(By.CSS_SELECTOR, ".sortable th")
+    name, error, seeds = (head.find_element(By.TAG_NAME, "button") for head in heads)
+
+    def first_cells():
+        return [cell.text for cell in browser.find_elements(By.CSS_SELECTOR, ".sortable tbody td:first-child")]
+
+    def sorts():
+        return [head.get_attribute("aria-sort") for head in heads]
+
+    assert sorts() == ["none"] * 3
+    error.send_keys(Keys.ENTER)
+    assert first_cells() == ["c", "a9", "B", "a10"], "numbers in their order, the missing one last"
+    assert sorts() == ["none", "ascending", "none"]
+    error.send_keys(Keys.SPACE)
+    assert first_cells() == ["B", "a9", "c", "a10"] and sorts() == ["none", "descending", "none"]
+    seeds.click()
+    assert first_cells() == ["a10", "a9", "B", "c"] and sorts() == ["none", "none", "ascending"]
+    seeds.click()
+    assert first_cells() == ["a9", "B", "c", "a10"], "equal rows keep their first order"
+    seeds.click()
+    assert first_cells() == list(frame["name"]) and sorts() == ["none"] * 3, "the third press restores the order"
+    name.click()
+    assert first_cells() == ["a9", "a10", "B", "c"]
+
+
+def test_a_wide_table_scrolls_within_itself(browser, tmp_path):
+    wide = pd.DataFrame({f"a column with a long name, number {n}": [0.5] for n in range(12)})
+    page = tmp_path / "table.html"
+    page.write_text(f"<!doctype html><meta charset=utf-8>{SortableTable(wide, 'Wide')._repr_html_()}", encoding="utf-8")
+    visit(browser, page, WIDTHS["phone"])
+    box, whole = browser.execute_script(
+        "return [document.querySelector('.sortable'), document.documentElement].map(e => e.scrollWidth > e.clientWidth)"
+    )
+    assert box and not whole
 
 
 def test_the_exercises_solutions_open(browser, real_book):  # noqa: F811
