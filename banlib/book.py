@@ -247,12 +247,11 @@ class Kernel(AsyncKernelManager):
 
     @property
     def kernel_spec(self):
-        path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
         return KernelSpec(
             argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=CRITICAL"],
             display_name="Python 3 (ipykernel)",
             language="python",
-            env={"PYTHONPATH": path},  # a chapter imports the banlib that runs it, installed or not
+            env=python_path(),
         )
 
     async def is_alive(self):
@@ -260,6 +259,11 @@ class Kernel(AsyncKernelManager):
         if code is not None:
             Kernel.ended = code
         return await super().is_alive()
+
+
+def python_path():
+    """The environment in which a chapter, or the page of the library, imports the banlib that runs it, installed or not."""
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))}
 
 
 def execute(root, chapter, injected, inputs):
@@ -333,7 +337,8 @@ def render_book(root, chapters, force=False):
     source = build_folder / "source"
     sources = [path for path in source.rglob("*") if path.is_file()]
     tools = {name: importlib.metadata.version(name) for name in ("jupyter-book", "sphinx", "sphinx-book-theme")}
-    stamp = json.dumps({"source": digest(sources, source), "tools": tools}, sort_keys=True)
+    library = digest(PACKAGE.rglob("*.py"), PACKAGE)  # its docstrings are a page
+    stamp = json.dumps({"source": digest(sources, source), "library": library, "tools": tools}, sort_keys=True)
     done = build_folder / "html.json"
     if not force and page.exists() and done.exists() and done.read_text(encoding="utf-8") == stamp:
         tell("pages: up to date")
@@ -395,7 +400,7 @@ def run_jupyter_book(root, source):
     result = subprocess.run(
         [sys.executable, "-c", command, *map(str, arguments)],
         cwd=source, capture_output=True, text=True, encoding="utf-8", errors="replace",
-        env=os.environ | {"PYTHONIOENCODING": "utf-8", "NO_COLOR": "1"},
+        env=os.environ | python_path() | {"PYTHONIOENCODING": "utf-8", "NO_COLOR": "1"},
     )  # fmt: skip
     log = root / "_build/render.log"
     write(log, result.stdout + result.stderr)

@@ -1,5 +1,8 @@
-"""Explorers: one drawing function, two layers. In Jupyter ipywidgets redraw it with the kernel; on the rendered page a
-few lines of JavaScript turn over frames drawn beforehand, so a reader without a kernel moves the same sliders."""
+"""Explorers and sortable tables, which a reader can use with and without a kernel.
+
+An explorer is one drawing function with two layers: in Jupyter ipywidgets redraw it with the kernel; on the rendered page
+a few lines of JavaScript turn over frames drawn beforehand, so a reader without a kernel moves the same sliders.
+"""
 
 import base64
 import html
@@ -10,6 +13,7 @@ import uuid
 
 import ipywidgets
 import matplotlib.pyplot as plt
+import pandas as pd
 
 MOST_FRAMES = 64  # the page carries every frame; more would make it heavy
 
@@ -108,3 +112,74 @@ def png(figure):
     figure.savefig(buffer, format="png")
     plt.close(figure)
     return buffer.getvalue()
+
+
+class SortableTable:
+    """A data frame whose column headings sort it, on the rendered page as in Jupyter; a third press restores the order.
+
+    caption: what the table shows, as text. digits: decimals of floats. Numbers are sorted as numbers; a missing value is a
+    dash and comes last either way. The index is not shown: `frame.reset_index()` makes it a column.
+    """
+
+    def __init__(self, frame, caption, digits=2):
+        self.frame, self.caption, self.digits = frame, caption, digits
+
+    def _repr_html_(self):
+        mark = f"sortable-{uuid.uuid4().hex[:8]}"
+        numeric = [pd.api.types.is_numeric_dtype(kind) and kind != bool for kind in self.frame.dtypes]
+        heads = "".join(
+            f'<th scope="col"{" class=number" if number else ""}><button type="button">{html.escape(str(name))}'
+            "</button></th>"
+            for name, number in zip(self.frame.columns, numeric)
+        )
+        rows = "".join(
+            f"<tr>{''.join(self._cell(value, number) for value, number in zip(row, numeric))}</tr>"
+            for row in self.frame.itertuples(index=False, name=None)
+        )
+        caption = html.escape(self.caption)
+        return (
+            f'<div class="sortable" id="{mark}" role="region" tabindex="0" aria-label="{caption}">'
+            f'{LOOK}<table class="dataframe"><caption>{caption}</caption><thead><tr>{heads}</tr></thead>'
+            f"<tbody>{rows}</tbody></table><script>{SORT % json.dumps(mark)}</script></div>"
+        )
+
+    def _cell(self, value, number):
+        """One <td>. data-value is what the column is sorted by; a cell without it comes last."""
+        kind = " class=number" if number else ""
+        if pd.isna(value):
+            return f"<td{kind}>\N{EN DASH}</td>"
+        text = f"{value:.{self.digits}f}" if isinstance(value, float) else str(value)
+        if number and text.startswith("-"):
+            text = "\N{MINUS SIGN}" + text[1:]
+        key = json.dumps(float(value)) if number else html.escape(str(value))  # as JavaScript reads numbers: Infinity
+        return f'<td{kind} data-value="{key}">{html.escape(text)}</td>'
+
+
+LOOK = """<style>
+.sortable { max-width: 100%; overflow-x: auto; }
+.sortable caption { caption-side: top; text-align: left; }
+.sortable th button { all: unset; cursor: pointer; font-weight: bold; white-space: nowrap; }
+.sortable th button:focus-visible { outline: 2px solid; }
+.sortable th button::after { content: " \\2195"; opacity: 0.5; }
+.sortable th[aria-sort=ascending] button::after { content: " \\2191"; opacity: 1; }
+.sortable th[aria-sort=descending] button::after { content: " \\2193"; opacity: 1; }
+.sortable table .number { text-align: right; font-variant-numeric: tabular-nums; }
+</style>"""
+# Array.sort is stable, and every sort starts from the first order, so equal rows stay in it.
+SORT = """(() => {
+  const root = document.getElementById(%s), body = root.querySelector("tbody"), rows = [...body.rows];
+  const heads = [...root.querySelectorAll("th")], next = {none: "ascending", ascending: "descending", descending: "none"};
+  heads.forEach((head, column) => {
+    const number = head.classList.contains("number"), key = row => row.cells[column].dataset.value;
+    const compare = (a, b) => number ? a - b : a.localeCompare(b, "en", {numeric: true});
+    head.setAttribute("aria-sort", "none");
+    head.querySelector("button").addEventListener("click", () => {
+      const order = next[head.getAttribute("aria-sort")], sign = order === "descending" ? -1 : 1;
+      heads.forEach(other => other.setAttribute("aria-sort", other === head ? order : "none"));
+      body.append(...(order === "none" ? rows : [...rows].sort((one, other) => {
+        const [a, b] = [key(one), key(other)];
+        return a === undefined || b === undefined ? (a === undefined) - (b === undefined) : sign * compare(a, b);
+      })));
+    });
+  });
+})();"""

@@ -1,13 +1,14 @@
-"""Explorers: both layers show what the drawing function draws for the values of the sliders."""
+"""Explorers: both layers show what the drawing function draws for the values of the sliders. Tables that sort."""
 
 import base64
 import json
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
-from banlib.widgets import Explorer
+from banlib.widgets import Explorer, SortableTable
 
 
 def explorer(**choices):
@@ -51,3 +52,33 @@ def test_a_front_end_can_choose_between_both_layers():
 def test_absurd_choices_are_refused(values):
     with pytest.raises(ValueError, match="1 to 64 frames"):
         explorer(image=values)
+
+
+def table(**columns):
+    return BeautifulSoup(SortableTable(pd.DataFrame(columns), "Errors of <two> networks")._repr_html_(), "html.parser")
+
+
+def test_a_table_has_a_caption_and_a_button_in_each_heading():
+    page = table(network=["a", "b"], error=[1.005, -10.0], runs=pd.array([3, None], dtype="Int64"))
+    assert page.caption.text == page.find(role="region")["aria-label"] == "Errors of <two> networks"
+    assert [head.button.text for head in page.find_all("th", scope="col")] == ["network", "error", "runs"]
+    assert all(head.button["type"] == "button" for head in page.find_all("th"))
+    assert [[cell.text for cell in row.find_all("td")] for row in page.tbody.find_all("tr")] == [
+        ["a", f"{1.005:.2f}", "3"],
+        ["b", "\N{MINUS SIGN}10.00", "\N{EN DASH}"],
+    ]
+    numbers = [cell.get("data-value") for cell in page.select("td.number")]
+    assert numbers == ["1.005", "3.0", "-10.0", None], "sorted by the whole value, not by what is shown of it"
+
+
+def test_what_a_table_holds_is_text_and_not_markup():
+    evil = '<script>alert("1")</script> & \'"'
+    page = table(**{evil: [evil]})
+    assert page.tbody.td.text == page.tbody.td["data-value"] == page.th.button.text == evil
+    assert len(page.find_all("script")) == 1, "the table's own"
+
+
+def test_two_tables_on_a_page_do_not_sort_each_other():
+    first, second = table(x=[1]), table(x=[1])
+    assert first.find(role="region")["id"] != second.find(role="region")["id"]
+    assert first.find(role="region")["id"] in first.script.text

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -57,9 +58,36 @@ def small_book(folder, chapters=("01_teacher", "02_ban_densenet")):
     return root
 
 
+def solutions(path):
+    """{exercise: its solution's text} of a chapter."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    prose = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    return dict(re.findall(r"^```\{solution\} (\S+)\n(.*?)^```$", prose, flags=re.DOTALL | re.MULTILINE))
+
+
+def solution_code(text):
+    """The code blocks of a solution."""
+    return re.findall(r"^:::\{code-block\} python\n(.*?)^:::$", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def append_solutions(path):
+    """Let a chapter run its solutions at its end, where a reader would paste them. The page does not show these cells."""
+    chapter = json.loads(path.read_text(encoding="utf-8"))
+    for exercise, text in solutions(path).items():
+        for number, code in enumerate(solution_code(text)):
+            chapter["cells"].append(
+                {"cell_type": "code", "id": f"{exercise}-{number}", "source": code, "outputs": [], "execution_count": None,
+                 "metadata": {"tags": ["remove-cell", "solution"]}}
+            )  # fmt: skip
+    path.write_text(json.dumps(chapter), encoding="utf-8")
+
+
 @pytest.fixture(scope="session")
 def real_book(tmp_path_factory):
-    """The real book, built once: `root` of a copy of this checkout's book with `_build` in it."""
+    """The real book, built once: `root` of a copy of this checkout's book with `_build` in it.
+
+    Every chapter also runs the solutions of its exercises.
+    """
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent  # one for all workers
@@ -67,6 +95,8 @@ def real_book(tmp_path_factory):
     with FileLock(base / "real.lock"), pytest.MonkeyPatch.context() as patch:
         if not root.exists():
             shutil.copytree(ROOT / "book", root / "book", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+            for path in (root / "book").glob("*.ipynb"):
+                append_solutions(path)
             for name in ("_config.yml", "_toc.yml"):
                 shutil.copy(ROOT / name, root)
             if (ROOT / "results").exists():

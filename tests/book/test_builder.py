@@ -229,6 +229,20 @@ def test_a_warning_is_an_error_each_time(copy):
         assert not (copy / "_build/html.json").exists(), "pages with warnings count as done"
 
 
+def test_pages_follow_the_docstrings_of_the_library(copy, monkeypatch, tmp_path, capsys):
+    """The page of the library is rendered from them, though no page of the book changed."""
+    shutil.copytree(book.PACKAGE, tmp_path / "banlib", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "banlib/lamp.py").write_text('"""Light."""\n\n\ndef shine(watts):\n    """As bright as `watts` says (a*b)."""\n')
+    monkeypatch.setattr(book, "PACKAGE", tmp_path / "banlib")
+    (copy / "book/bibliography.md").write_text("# Bibliography\n\n```{bibliography}\n```\n\n[library]\n")
+    for watts in ("watts", "volts"):
+        lamp = tmp_path / "banlib/lamp.py"
+        lamp.write_text(lamp.read_text().replace("watts", watts))
+        book.render_book(copy, book.find_chapters(copy))
+        page = (copy / "_build/html/book/bibliography.html").read_text()
+        assert f"<em class=\"sig-param\"><span class=\"n\"><span class=\"pre\">{watts}" in page and "(a*b)" in page
+
+
 # What the page gets
 
 

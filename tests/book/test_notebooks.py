@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import yaml
-from books import ROOT
+from books import ROOT, solution_code, solutions
 
 from banlib import book
 
@@ -58,10 +58,17 @@ def test_has_what_a_chapter_has(chapter):
     for expected in ("Predict first", "## Paper beside measured", "## What did not reproduce?", "## Exercises",
                      "## Further reading", "## Run it yourself", "{cite", "papermill book/"):  # fmt: skip
         assert expected in prose, expected
-    exercises = set(re.findall(r"\{exercise\}.*\n:label: (\S+)", prose))
-    solutions = set(re.findall(r"\{solution\} (\S+)", prose))
-    assert len(exercises) == 3 and exercises == solutions
+    exercises = re.findall(r"\{exercise\}.*\n:label: (\S+)", prose)
+    assert len(exercises) == 3 and exercises == list(solutions(chapter.path))
     assert len(re.findall(r"\{cite", prose.partition("## Further reading")[2])) >= 3
+
+
+@EACH
+def test_every_solution_has_a_hint_and_code(chapter):
+    """test_pages.py runs the code."""
+    for exercise, text in solutions(chapter.path).items():
+        assert "\n*Hint:* " in text and text.index("*Hint:*") < text.index(":::{code-block} python"), exercise
+        assert all(code.strip() for code in solution_code(text)) and solution_code(text), exercise
 
 
 @EACH
@@ -120,11 +127,12 @@ def test_papermill_as_typed_answers_in_one_sentence(folder, tmp_path):
     assert (tmp_path / "out.ipynb").exists() and not os.path.exists(os.environ["BANLIB_HOME"])
 
 
-# The table of notation and the bibliography
+# The table of notation, the glossary and the bibliography
 
 
-def test_every_code_name_in_the_notation_exists():
-    text = (ROOT / "book/notation.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", ["notation", "glossary"])
+def test_every_code_name_in_the_reference_exists(page):
+    text = (ROOT / f"book/{page}.md").read_text(encoding="utf-8")
     names = set(re.findall(r"`(?:banlib\.)?([a-z]+(?:\.\w+)+)`", text))
     assert len(names) > 12
     for name in names:
@@ -133,6 +141,15 @@ def test_every_code_name_in_the_notation_exists():
         for part in parts:
             assert hasattr(thing, part) or part in getattr(thing, "__annotations__", {}), name
             thing = getattr(thing, part, None)
+
+
+def test_the_glossary_is_sorted_and_says_where_each_term_belongs():
+    text = (ROOT / "book/glossary.md").read_text(encoding="utf-8")
+    entries = re.findall(r"^(\S.*)\n((?:  .+\n)+)", text.partition("{glossary}")[2], flags=re.M)
+    terms = [term for term, _ in entries]
+    assert len(terms) > 40 and terms == sorted(set(terms), key=str.lower)
+    for term in re.findall(r"\{term\}`(?:[^`<]+<)?([^`>]+)>?`", text):
+        assert term in terms, term
 
 
 def test_every_reference_is_annotated_and_every_citation_exists():

@@ -1,18 +1,24 @@
 """The rendered book: pages that work without a kernel and without a network, for every reader."""
 
 import base64
+import importlib
+import inspect
 import io
 import json
+import pkgutil
 import re
 import shutil
 import urllib.parse
 
+import pandas as pd
 import pytest
-from books import ROOT, pages, real_book  # noqa: F401
+from books import ROOT, pages, real_book, solution_code, solutions  # noqa: F401
 from bs4 import BeautifulSoup
 from PIL import Image
 
+import banlib
 from banlib import book
+from banlib.widgets import SortableTable
 
 pytestmark = pytest.mark.timeout(1800)  # the first test builds the whole book, which a busy machine does slowly
 ALL_PAGES = sorted(path.stem for path in (ROOT / "book").iterdir() if path.suffix in (".md", ".ipynb"))
@@ -103,6 +109,23 @@ def test_formulas_are_drawn_by_the_browser(soups):
     assert len(soups["02_ban_densenet"].select("div.math .eqno")) >= 1
 
 
+def test_every_public_function_is_on_the_page_of_the_library(soups):
+    """Found here by importing, there by reading files: a module that is added later is on the page or missed here."""
+    article = soups["api"].find("article")
+    entries = {entry["id"]: "".join(entry.text.split()) for entry in article.select("dt.sig[id]")}
+    sections = [heading.text.rstrip("#") for heading in article.select("h2")]
+    names = [found.name for found in pkgutil.walk_packages(banlib.__path__, "banlib.") if found.name != "banlib.__main__"]
+    assert sorted(sections) == sorted(name.removeprefix("banlib.") for name in names)
+    assert sections.index("objectives") < sections.index("training") < sections.index("lineage")
+    for module in map(importlib.import_module, names):
+        assert " ".join(module.__doc__.split())[:40].replace("`", "") in " ".join(article.text.split()), module.__name__
+        for name, function in inspect.getmembers(module, inspect.isfunction):
+            if function.__module__ == module.__name__ and function.__doc__ and not name.startswith("_"):
+                shown = entries[f"{module.__name__}.{name}"]
+                assert all(parameter in shown for parameter in inspect.signature(function).parameters), shown
+    assert "temperature**2" in article.text and ":param" not in article.text
+
+
 def test_pages_are_light_and_have_no_dead_widgets(real_book):  # noqa: F811
     for page in pages(real_book):
         text = page.read_text(encoding="utf-8")
@@ -115,6 +138,17 @@ def test_no_trace_of_the_machine(real_book, soups):  # noqa: F811
     for name, soup in soups.items():
         assert str(real_book) not in str(soup) and str(ROOT) not in str(soup), name
         assert not soup.select(".output.traceback, .output.stderr"), name
+
+
+@pytest.mark.parametrize("chapter", book.find_chapters(ROOT), ids=lambda chapter: chapter.name)
+def test_every_solution_runs_in_its_chapter(real_book, chapter):  # noqa: F811
+    executed = json.loads((real_book / f"_build/executed/{chapter.name}.ipynb").read_text(encoding="utf-8"))
+    ran = [cell for cell in executed["cells"] if "solution" in cell["metadata"].get("tags", [])]
+    assert ["".join(cell["source"]) for cell in ran] == [
+        code for text in solutions(chapter.path).values() for code in solution_code(text)
+    ]
+    for cell in ran:
+        assert cell["execution_count"] and not any(output["output_type"] == "error" for output in cell["outputs"])
 
 
 # In a browser
@@ -199,6 +233,52 @@ def test_explorers_turn_over_frames_by_keyboard(browser, real_book, soups):  # n
             assert after[0] != before[0] and after[1] != before[1], "the picture or its alt text did not follow the slider"
             explored += 1
     assert explored >= 1
+
+
+def test_tables_sort_by_keyboard_and_by_pointer(browser, tmp_path):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    frame = pd.DataFrame(
+        {"name": ["a9", "a10", "B", "c"], "error": [9.5, float("nan"), 10.25, -1.0], "seeds": [3, 1, 3, 3]}
+    )
+    page = tmp_path / "table.html"
+    page.write_text(f"<!doctype html><meta charset=utf-8>{SortableTable(frame, 'Errors')._repr_html_()}", encoding="utf-8")
+    visit(browser, page)
+    heads = browser.find_elements(By.CSS_SELECTOR, ".sortable th")
+    name, error, seeds = (head.find_element(By.TAG_NAME, "button") for head in heads)
+
+    def first_cells():
+        return [cell.text for cell in browser.find_elements(By.CSS_SELECTOR, ".sortable tbody td:first-child")]
+
+    def sorts():
+        return [head.get_attribute("aria-sort") for head in heads]
+
+    assert sorts() == ["none"] * 3
+    error.send_keys(Keys.ENTER)
+    assert first_cells() == ["c", "a9", "B", "a10"], "numbers in their order, the missing one last"
+    assert sorts() == ["none", "ascending", "none"]
+    error.send_keys(Keys.SPACE)
+    assert first_cells() == ["B", "a9", "c", "a10"] and sorts() == ["none", "descending", "none"]
+    seeds.click()
+    assert first_cells() == ["a10", "a9", "B", "c"] and sorts() == ["none", "none", "ascending"]
+    seeds.click()
+    assert first_cells() == ["a9", "B", "c", "a10"], "equal rows keep their first order"
+    seeds.click()
+    assert first_cells() == list(frame["name"]) and sorts() == ["none"] * 3, "the third press restores the order"
+    name.click()
+    assert first_cells() == ["a9", "a10", "B", "c"]
+
+
+def test_a_wide_table_scrolls_within_itself(browser, tmp_path):
+    wide = pd.DataFrame({f"a column with a long name, number {n}": [0.5] for n in range(12)})
+    page = tmp_path / "table.html"
+    page.write_text(f"<!doctype html><meta charset=utf-8>{SortableTable(wide, 'Wide')._repr_html_()}", encoding="utf-8")
+    visit(browser, page, WIDTHS["phone"])
+    box, whole = browser.execute_script(
+        "return [document.querySelector('.sortable'), document.documentElement].map(e => e.scrollWidth > e.clientWidth)"
+    )
+    assert box and not whole
 
 
 def test_the_exercises_solutions_open(browser, real_book):  # noqa: F811
