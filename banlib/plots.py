@@ -173,8 +173,9 @@ def paired_differences(table, where):
         axis.errorbar(row.difference, place, xerr=row.ci95 if row.seeds > 1 else None, fmt="o", color=color(row.name),
                       capsize=4, linewidth=2)  # fmt: skip
         axis.annotate(f"{sign(row.difference)}   better in {row.wins} of {row.seeds} seeds", (row.difference, place),
-                      (0, 9), textcoords="offset points", ha="center", fontsize=8.5)  # fmt: skip
-    axis.axvline(0, color="#888888", linewidth=1)
+                      (0, 9), textcoords="offset points", ha="center", fontsize=8.5,
+                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
+    axis.axvline(0, color="#888888", linewidth=1, zorder=0)
     axis.set(xlabel="test error minus that of the same seed's teacher, points", ylim=(len(table) - 0.4, -0.7))
     axis.set_yticks(range(len(table)), table["name"])
     if len(table):

@@ -15,6 +15,7 @@ import ipywidgets
 import matplotlib.pyplot as plt
 import pandas as pd
 
+LONG = 40  # characters: a sentence, which is given several lines in a table
 MOST_FRAMES = 64  # the page carries every frame; more would make it heavy
 
 
@@ -139,13 +140,13 @@ class SortableTable:
         caption = html.escape(self.caption)
         return (
             f'<div class="sortable" id="{mark}" role="region" tabindex="0" aria-label="{caption}">'
-            f'{LOOK}<table class="dataframe"><caption>{caption}</caption><thead><tr>{heads}</tr></thead>'
+            f'{LOOK}<table class="dataframe"><caption><span>{caption}</span></caption><thead><tr>{heads}</tr></thead>'
             f"<tbody>{rows}</tbody></table><script>{SORT % json.dumps(mark)}</script></div>"
         )
 
     def _cell(self, value, number):
         """One <td>. data-value is what the column is sorted by; a cell without it comes last."""
-        kind = " class=number" if number else ""
+        kind = " class=number" if number else " class=long" if len(str(value)) > LONG else ""
         if pd.isna(value):
             return f"<td{kind}>\N{EN DASH}</td>"
         text = f"{value:.{self.digits}f}" if isinstance(value, float) else str(value)
@@ -158,12 +159,16 @@ class SortableTable:
 LOOK = """<style>
 .sortable { max-width: 100%; overflow-x: auto; }
 .sortable caption { caption-side: top; text-align: left; }
+.sortable caption span { display: inline-block; position: sticky; left: 0; max-width: min(100%, 100vw - 3rem); }
+.sortable table.dataframe :is(th, td) { white-space: nowrap; }
+.sortable table.dataframe .long { white-space: normal; min-width: 18rem; }
 .sortable th button { all: unset; cursor: pointer; font-weight: bold; white-space: nowrap; }
 .sortable th button:focus-visible { outline: 2px solid; }
 .sortable th button::after { content: " \\2195"; opacity: 0.5; }
 .sortable th[aria-sort=ascending] button::after { content: " \\2191"; opacity: 1; }
 .sortable th[aria-sort=descending] button::after { content: " \\2193"; opacity: 1; }
-.sortable table .number { text-align: right; font-variant-numeric: tabular-nums; }
+.sortable table.dataframe :is(th, td):not(.number) { text-align: left; }
+.sortable table.dataframe :is(th, td).number { text-align: right; font-variant-numeric: tabular-nums; }
 </style>"""
 # Array.sort is stable, and every sort starts from the first order, so equal rows stay in it.
 SORT = """(() => {

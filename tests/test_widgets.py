@@ -78,6 +78,11 @@ def test_what_a_table_holds_is_text_and_not_markup():
     assert len(page.find_all("script")) == 1, "the table's own"
 
 
+def test_a_sentence_may_take_several_lines():
+    page = table(verdict=["undecided", "the paper's sign, less than half its share"])
+    assert [cell.get("class") for cell in page.find_all("td")] == [None, ["long"]]
+
+
 def test_two_tables_on_a_page_do_not_sort_each_other():
     first, second = table(x=[1]), table(x=[1])
     assert first.find(role="region")["id"] != second.find(role="region")["id"]

@@ -61,7 +61,7 @@ def make_safe(app, what, name, thing, options, lines):
             safe += [line] if block else ["", "::", "", line]
         else:
             code = re.split(r"`([^`]+)`", line)  # text, code, text, ...
-            code[::2] = [re.sub(r"([\\*_|`])", r"\\\1", text) for text in code[::2]]
+            code[::2] = [re.sub(r"([\\*_|`@])", r"\\\1", text) for text in code[::2]]
             code[1::2] = [f"``{text}``" for text in code[1::2]]
             safe += [""] * (block or bool(ITEM.match(line))) + ["".join(code)]
         block = line.startswith(" ") or (block and not line)
