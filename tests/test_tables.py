@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import TINY, recipe
+from conftest import recipe
 
 from banlib import data, ensemble, ledger, lineage, models, paper, tables, training
 from banlib.recipe import PROFILES
@@ -244,6 +244,9 @@ def test_the_ledger_reads_the_runs(trained):
     json.dumps(table.astype(object).where(table.notna(), None).to_dict("records"), allow_nan=False)
 
 
-def test_profiles_keep_their_recipe_in_the_tables():
-    specs = tables.specs_of(tables.plan(1, PROFILE, seeds=(0,)))
-    assert {spec.recipe for spec in specs} == {PROFILE.recipe} and PROFILE.recipe.batch == TINY.batch
+def test_every_network_has_its_profiles_recipe_but_shrunk_wide_ones_no_dropout():
+    for profile in (PROFILE, FULL):
+        for spec in tables.specs_of([c for n in (1, 2) for c in tables.plan(n, profile, seeds=(0,))]):
+            wide = profile is PROFILE and models.parse(spec.network)[1] in ("WideResNet", "MatchWideResNet")
+            assert spec.recipe == profile.recipe.model_copy(update={"dropout": 0.0} if wide else {})
+            assert spec.recipe.dropout == 0.3 or wide
