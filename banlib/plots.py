@@ -8,7 +8,7 @@ import textwrap
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from banlib import ledger, paper
 from banlib.recipe import generation_name
@@ -396,7 +396,13 @@ def error_against_parameters(points, where):
                          edgecolor=edge, label=kind, zorder=3)  # fmt: skip
         for level in part.loc[part["kind"] == "teacher", "error"]:
             axis.axhline(level, color=PALETTE[3], linewidth=1, linestyle=":")
-        axis.set(title=told, xscale="log", xlabel="parameters", ylabel=ERROR)
+        raised, level = part.loc[part["kind"] == "raised", "error"], part.loc[part["kind"] == "teacher", "error"].min()
+        axis.set(title=f"{told}:\n{(raised < level).sum()} of {len(raised)} students below their teacher", xscale="log",
+                 xlabel="parameters", ylabel=ERROR)  # fmt: skip
+        axis.set_ylim(bottom=max(0, axis.get_ylim()[0]))
+        for ticks in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
+            ticks(EngFormatter(sep="\N{THIN SPACE}"))
+        axis.tick_params(axis="x", which="minor", labelbottom=part["params"].max() < 20 * part["params"].min())
     axes[0, 0].legend(frameon=False, fontsize=9)
     return source(figure, where)
 
@@ -415,8 +421,8 @@ def students_gain(table, where):
         axis.errorbar(part["share"], place, xerr=part["ci95"].fillna(0), fmt="o", color=PALETTE[0], capsize=3)
         axis.scatter(part["paper_share"], place, facecolor="white", edgecolor="#333333", marker="D", s=30, zorder=3)
         clear = (part["share"] - part["ci95"] > 0).sum()
-        who = "its teacher" if against == "teacher" else "itself on labels alone"
-        axis.set(title=f"Against {who}: clear in {clear} of {len(part)}", xlabel="errors gone, %")
+        who = "its teacher" if against == "teacher" else "itself, unaided"
+        axis.set(title=f"Against {who}: better in {clear} of {len(part)}", xlabel="errors gone, %")
     axes[0].set_yticks(range(len(networks)), networks, fontsize=9)
     return source(figure, f"{where}; filled: measured, bars: 95 % interval over seeds; hollow: the paper, CIFAR-100, one run each")
 
