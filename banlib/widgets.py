@@ -161,7 +161,7 @@ LOOK = """<style>
 .sortable caption { caption-side: top; text-align: left; }
 .sortable caption span { display: inline-block; position: sticky; left: 0; max-width: min(100%, 100vw - 3rem); }
 .sortable table.dataframe :is(th, td) { white-space: nowrap; }
-.sortable table.dataframe .long { white-space: normal; min-width: 18rem; }
+.sortable table.dataframe .long { white-space: normal; min-width: 32rem; }
 .sortable th button { all: unset; cursor: pointer; font-weight: bold; white-space: nowrap; }
 .sortable th button:focus-visible { outline: 2px solid; }
 .sortable th button::after { content: " \\2195"; opacity: 0.5; }

@@ -63,7 +63,8 @@ def make_safe(app, what, name, thing, options, lines):
             code = re.split(r"`([^`]+)`", line)  # text, code, text, ...
             code[::2] = [re.sub(r"([\\*_|`@])", r"\\\1", text) for text in code[::2]]
             code[1::2] = [f"``{text}``" for text in code[1::2]]
-            safe += [""] * (block or bool(ITEM.match(line))) + ["".join(code)]
+            item = ITEM.match(line) and (not safe or safe[-1].endswith("."))  # not a colon within a sentence
+            safe += [""] * bool(line and (block or item)) + ["".join(code)]
         block = line.startswith(" ") or (block and not line)
     lines[:] = [*safe, ""]
 
