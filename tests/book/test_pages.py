@@ -118,7 +118,7 @@ def test_every_public_function_is_on_the_page_of_the_library(soups):
     assert sorted(sections) == sorted(name.removeprefix("banlib.") for name in names)
     assert sections.index("objectives") < sections.index("training") < sections.index("lineage")
     for module in map(importlib.import_module, names):
-        assert " ".join(module.__doc__.split())[:40].replace("`", "") in " ".join(article.text.split()), module.__name__
+        assert " ".join(module.__doc__.split())[:40].replace("`", "") in " ".join(article.text.replace("’", "'").split()), module.__name__
         for name, function in inspect.getmembers(module, inspect.isfunction):
             if function.__module__ == module.__name__ and function.__doc__ and not name.startswith("_"):
                 shown = entries[f"{module.__name__}.{name}"]
@@ -225,6 +225,8 @@ def test_explorers_turn_over_frames_by_keyboard(browser, real_book, soups):  # n
         for explorer in browser.find_elements(By.CSS_SELECTOR, ".explorer"):
             assert explorer.find_elements(By.TAG_NAME, "noscript")
             sliders = [s for s in explorer.find_elements(By.CSS_SELECTOR, "input[type=range]") if s.is_enabled()]
+            if not sliders:
+                continue  # these small runs leave one choice
             image = explorer.find_element(By.TAG_NAME, "img")
             before = image.get_attribute("src"), image.get_attribute("alt")
             at_end = sliders[0].get_attribute("value") == sliders[0].get_attribute("max")
@@ -232,7 +234,7 @@ def test_explorers_turn_over_frames_by_keyboard(browser, real_book, soups):  # n
             after = image.get_attribute("src"), image.get_attribute("alt")
             assert after[0] != before[0] and after[1] != before[1], "the picture or its alt text did not follow the slider"
             explored += 1
-    assert explored >= 1
+    assert explored >= 4
 
 
 def test_tables_sort_by_keyboard_and_by_pointer(browser, tmp_path):
