@@ -279,3 +279,29 @@ def test_counts_and_grid_have_the_tables_shape():
     assert ledger.counts(table) == {"reproduced": 1, "partly": 0, "not": 0, "not run": 1}
     grid = ledger.grid(table, "paper")
     assert grid.index.tolist() == ["DenseNetBC-90-60"] and grid.columns.tolist() == ["BAN-1", "BAN-2"]
+
+
+def test_students_are_compared_with_their_teacher_and_with_themselves_unaided():
+    """Within a seed: 16 against a teacher's 20 and against 18 on labels alone, in both seeds."""
+    row = paper.row("MatchWideResNet-2-1")
+    evidence = []
+    for column, ours in (("Baseline", [18, 18]), ("BAN", [16, 16])):
+        told = found(ours, [20, 20], column=column)
+        told.cell.network, told.cell.table = row.network, 2
+        evidence.append(told)
+    frame = ledger.by_seed(evidence)
+    assert list(zip(frame["column"], frame["seed"], frame["error"], frame["reference"])) == [
+        ("Baseline", 0, 18, 20), ("Baseline", 1, 18, 20), ("BAN", 0, 16, 20), ("BAN", 1, 16, 20)]  # fmt: skip
+    gains = ledger.students(frame).set_index("against")
+    assert gains.loc["teacher", ["points", "share"]].tolist() == [4, 20]
+    assert gains.loc["labels alone", "share"] == pytest.approx(100 * 2 / 18)
+    assert gains.loc["teacher", "paper_share"] == pytest.approx(100 * (17.69 - 17.42) / 17.69)
+    assert gains.loc["labels alone", "paper_share"] == pytest.approx(100 * (18.83 - 17.42) / 18.83)
+    assert gains["seeds"].tolist() == [2, 2] and gains["ci95"].tolist() == [0, 0]
+
+
+def test_a_student_without_a_baseline_is_compared_with_its_teacher_alone():
+    told = found([16, 16], [20, 20], column="BAN")
+    told.cell.network = "MatchDenseNet-28-1-2"
+    assert ledger.students(ledger.by_seed([told]))["against"].tolist() == ["teacher"]
+    assert ledger.students(ledger.by_seed([found([])])).empty
