@@ -68,7 +68,7 @@ def teachers_together(lineages):
 
 def interval(values):
     """(mean, half-width of the 95 % t interval of the mean); the half-width of fewer than two values is NaN."""
-    values = pd.Series(values, dtype=float)
+    values = pd.Series(list(values), dtype=float)
     if len(values) < 2:
         return values.mean(), float("nan")
     return values.mean(), stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
@@ -154,17 +154,26 @@ LEDGER = ["table", "network", "column", "paper", "measured", "ci95", "seeds", "p
           "verdict", "trained", "reference", "paper_improvement", "improvement", "improvement_ci95", "paper_share", "share",
           "p_seeds", "p_images", "why"]  # fmt: skip
 RULE = """\
-Every cell but one is an improvement on a reference: a student or an ensemble of table 1 on its own teacher, everything else
-on DenseNetBC-90-60 trained on labels alone. Two questions are asked of a cell.
-  value  Only in the paper's setting: does the paper's error lie where 95 % of further runs of ours would, given the
-         spread of our seeds? One seed has no spread and does not answer.
-  sign   Is the difference from the reference of the paper's sign, clear of zero (a paired 95 % interval over seeds; with one
-         seed McNemar's test over the test images), and, as a share of the reference's errors, at least half of the
-         paper's?
-reproduced: value and sign. partly: one of the two. not: neither, though it was run.
-not run: no run, or only one that neither question can be asked of: a scaled-down 90-60 on labels alone.
-A smaller profile has other networks or images, so only sign is asked of it: it can earn partly at the most.
-A network of the paper's setting without a reference is judged by its value alone."""
+Every cell but one is an improvement on a reference: students and ensembles
+of table 1 on their own teacher, everything else on DenseNetBC-90-60 trained
+on labels alone. Two questions are asked of a cell.
+
+  value  In the paper's setting alone: does the paper's error lie where 95 %
+         of further runs of ours would, given the spread of our seeds? One
+         seed has no spread and does not answer.
+  sign   Is the difference from the reference of the paper's sign, is it
+         clear of zero (a paired 95 % interval over seeds; for one seed,
+         McNemar's test over the test images), and is it, as a share of the
+         reference's errors, at least half of the paper's?
+
+  reproduced  value and sign, or value where there is no reference
+  partly      one of the two
+  not         neither, though it was run
+  not run     no run, or only one of which neither can be asked: 90-60 on
+              labels alone, outside the paper's setting
+
+A smaller profile has other networks or images, so it is asked for the sign
+alone, and can earn partly at the most."""
 
 
 def ledger(evidence):
@@ -190,6 +199,22 @@ def by_seed(evidence):
             rows.append({"table": cell.table, "network": cell.network, "trained": cell.trained, "column": cell.column,
                          "seed": seed, "error": _cell_error(members), "reference": reference})  # fmt: skip
     return pd.DataFrame(rows, columns=["table", "network", "trained", "column", "seed", "error", "reference"])
+
+
+def sizes(evidence, measured="measured"):
+    """Error against size, the paper's table 2 and ours: source, network, kind ("labels alone", "raised", "teacher"), params, error
+    (%), ci95. evidence: of table 2; measured: what to call ours."""
+    kinds, teacher = {"Baseline": "labels alone", "BAN": "raised"}, paper.row("DenseNetBC-90-60")
+    rows = [("the paper, CIFAR-100", "", "teacher", teacher.params, teacher.errors["Baseline"], float("nan"))]
+    rows += [("the paper, CIFAR-100", row.network, kinds[column], row.params, error, float("nan"))
+             for row in paper.TABLE2 for column, error in row.errors.items() if error is not None]  # fmt: skip
+    references = {seed: run for found in evidence for seed, run in found.references.items()}
+    groups = [("", "teacher", list(references.values()), [[run] for run in references.values()])]
+    groups += [(found.cell.network, kinds[found.cell.column], [runs[0] for runs in found.members.values()],
+                list(found.members.values())) for found in evidence]  # fmt: skip
+    rows += [(measured, network, kind, runs[0].results["params"], *interval(map(_cell_error, members)))
+             for network, kind, runs, members in groups if runs]  # fmt: skip
+    return pd.DataFrame(rows, columns=["source", "network", "kind", "params", "error", "ci95"])
 
 
 def students(frame):
@@ -282,9 +307,9 @@ def _verdict(told, cell, errors):
     if not errors:
         return "not run", "no run"
     full = cell.profile == PAPER_SETTING
-    value, value_why = _value(cell.paper, errors) if full else (None, "a smaller setting: no value to compare")
-    sign, sign_why = _sign(told) if cell.reference else (None, "no reference")
-    why = "; ".join([value_why, sign_why])
+    value, value_why = _value(cell.paper, errors) if full else (None, "")
+    sign, sign_why = _sign(told) if cell.reference else (None, "" if full else "a value alone, in a smaller setting")
+    why = "; ".join(filter(None, (value_why, sign_why)))
     if value is None and sign is None:
         return ("not" if full else "not run"), why
     held = [answer for answer in (value, sign) if answer is not None]

@@ -380,14 +380,14 @@ def matched_diagram(edges, widths):
 def error_against_parameters(points, where):
     """Test error against size, a panel for each source: each network on labels alone and raised by the teacher.
 
-    points: columns source, network, kind ("labels alone", "raised", "teacher"), params, error (%), ci95 (half-width or NaN).
+    points: `ledger.sizes`.
     """
     looks = {"labels alone": ("o", "white", "#555555"), "raised": ("o", PALETTE[0], PALETTE[0]), "teacher": ("*", PALETTE[3], PALETTE[3])}
     sources = list(points["source"].unique())
     figure, axes = plt.subplots(1, len(sources), figsize=(4.8 * len(sources), 4.3), squeeze=False)
     for axis, told in zip(axes[0], sources):
         part = points[points["source"] == told]
-        for _, pair in part.groupby("network"):
+        for _, pair in part[part["kind"] != "teacher"].groupby("network"):
             axis.plot(pair["params"], pair["error"], color="#bbbbbb", linewidth=1, zorder=1)
         for kind, (marker, face, edge) in looks.items():
             some = part[part["kind"] == kind]
@@ -397,7 +397,7 @@ def error_against_parameters(points, where):
         for level in part.loc[part["kind"] == "teacher", "error"]:
             axis.axhline(level, color=PALETTE[3], linewidth=1, linestyle=":")
         raised, level = part.loc[part["kind"] == "raised", "error"], part.loc[part["kind"] == "teacher", "error"].min()
-        axis.set(title=f"{told}:\n{(raised < level).sum()} of {len(raised)} students below their teacher", xscale="log",
+        axis.set(title=f"{told[0].upper()}{told[1:]}:\n{(raised < level).sum()} of {len(raised)} students below their teacher", xscale="log",
                  xlabel="parameters", ylabel=ERROR)  # fmt: skip
         axis.set_ylim(bottom=max(0, axis.get_ylim()[0]))
         for ticks in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):

@@ -125,7 +125,7 @@ def _row1(row, profile, seeds, teacher, share_ends):
     gens = 3 if row.errors["BAN-3"] is not None else 2
     chains = lineage.plan(Settings(profile, network, gens, seeds))
     columns = {"Baseline": (0,)} | {generation_name(k): (k,) for k in range(1, gens + 1)} | ensemble.members(gens)
-    own, common = ({seed: spec for seed, (spec, *_) in chains.items()}, _teachers(profile, seeds, teacher_of(profile)))
+    own, common = ({seed: spec for seed, (spec, *_) in chains.items()}, on_labels(profile, teacher_of(profile), seeds))
     cells = []
     for column, members in columns.items():
         if column != "Baseline":
@@ -140,15 +140,11 @@ def _row1(row, profile, seeds, teacher, share_ends):
 
 def _row2(row, profile, seeds, teacher, share_ends):
     """A network on labels alone, and the same taught by the table's teacher."""
-    teachers = _teachers(profile, seeds, teacher)
     network = models.shrunk(row.network, *profile.shrink, teacher=teacher)
-    chains = {"Baseline": {}, "BAN": {}}
-    for seed, teaches in teachers.items():
-        alone = teaches.model_copy(update={"network": network, "recipe": recipe_of(profile, network)})
-        student = RunSpec(**alone.model_dump() | {"objective": "label+teacher", "generation": 1, "teacher": teaches.run_id,
-                                                  "share_ends": share_ends})  # fmt: skip
-        chains["Baseline"][seed], chains["BAN"][seed] = (alone,), (teaches, student)
     models.params(network)  # refuses a network that cannot be built
+    raised = pair(profile, teacher, network, seeds, share_ends)
+    chains = {"Baseline": {seed: (spec,) for seed, spec in on_labels(profile, network, seeds).items()}, "BAN": raised}
+    teachers = {seed: chain[0] for seed, chain in raised.items()}
     return [
         Cell(2, row.network, column, printed, profile.name, network, (len(chains[column][seeds[0]]) - 1,),
              chains[column], teachers, TEACHER)
@@ -157,8 +153,20 @@ def _row2(row, profile, seeds, teacher, share_ends):
     ]  # fmt: skip
 
 
-def _teachers(profile, seeds, network):
-    return {seed: chain[0] for seed, chain in lineage.plan(Settings(profile, network, 0, seeds)).items()}
+def on_labels(profile, network, seeds):
+    """{seed: RunSpec} of a network trained on labels alone, as the profile does it."""
+    chains = lineage.plan(Settings(profile, network, 0, seeds))
+    return {seed: spec.model_copy(update={"recipe": recipe_of(profile, network)}) for seed, (spec,) in chains.items()}
+
+
+def pair(profile, teacher, student, seeds, share_ends=False):
+    """{seed: (teacher's RunSpec, student's RunSpec)}: any network taught by any other, each as the profile trains it."""
+    found = {}
+    for seed, spec in on_labels(profile, teacher, seeds).items():
+        taught = spec.model_dump() | {"network": student, "recipe": recipe_of(profile, student), "share_ends": share_ends}
+        taught |= {"objective": "label+teacher", "generation": 1, "teacher": spec.run_id}
+        found[seed] = (spec, RunSpec(**taught))
+    return found
 
 
 def specs_of(cells):

@@ -216,12 +216,12 @@ TEACHERS = [18, 18.5, 17.5, 18]
         # Means 16.0, spread 0.4: the paper's 16.0 lies within; 2 points better in every seed, as in the paper.
         ([16, 16.5, 15.5, 16], {}, "reproduced", "within 16.00"),
         ([16, 16.5, 15.5, 16], {"printed": 13.0, "reference": 14.0}, "partly", "outside 16.00"),  # sign alone
-        ([16, 16.5, 15.5, 16], {"profile": "digits"}, "partly", "a smaller setting"),  # at the most
+        ([16, 16.5, 15.5, 16], {"profile": "digits"}, "partly", "the paper's sign"),  # at the most
         ([16, 16.5, 15.5, 16], {"printed": 20.0}, "not", "the other sign"),  # neither value nor sign
         ([16, 16.5, 15.5, 16], {"printed": 20.0, "profile": "digits"}, "not", "the other sign"),
-        ([16, 16.5, 15.5, 16], {"reference": None}, "reproduced", "no reference"),  # a baseline, by its value
+        ([16, 16.5, 15.5, 16], {"reference": None}, "reproduced", "within"),  # a baseline, by its value
         ([16, 16.5, 15.5, 16], {"reference": None, "printed": 20.0}, "not", "outside"),
-        ([16, 16.5, 15.5, 16], {"reference": None, "profile": "digits"}, "not run", "no reference"),
+        ([16, 16.5, 15.5, 16], {"reference": None, "profile": "digits"}, "not run", "a value alone"),
         # Better in one seed, worse in another.
         ([16, 20.5, 15.5, 20], {"profile": "digits"}, "not", "undecided"),
         # 0.5 points of 18 in each seed, but 6 of 18 in the paper.
