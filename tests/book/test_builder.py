@@ -172,7 +172,6 @@ def test_two_builds_at_once_take_turns(copy, capsys):
         ({"parameters": {"gens": "three"}}, "gens must be an integer from 0 to 20, got 'three'"),
         ({"parameters": {"seeds": 0}}, "seeds must be a count"),
         ({"parameters": {"network": "DenseNet-90-60"}}, "did you mean 'DenseNetBC-90-60'?"),
-        ({"parameters": {"rows": "WideResNet-40-4"}}, "'WideResNet-40-4' is no row of the paper's tables"),
         ({"profile": "digit"}, "unknown profile 'digit'; did you mean 'digits'?"),
         ({"device": "cudaa"}, "device 'cudaa' is not here"),
     ],
@@ -181,6 +180,14 @@ def test_bad_parameters_are_refused_before_anything_runs(tmp_path, given, senten
     root = small_book(tmp_path)
     with pytest.raises(ValueError, match=re.escape(sentence)) as caught:
         book.build(root=root, **given)
+    assert one_sentence(caught.value) and not (root / "_build").exists()
+
+
+def test_rows_that_no_table_has_are_refused_before_anything_runs(tmp_path):
+    root = small_book(tmp_path)
+    write_chapter(root, "01_teacher", "# One", PARAMETERS + "\nrows = 'auto'")
+    with pytest.raises(ValueError, match="'WideResNet-40-4' is no row of the paper's tables") as caught:
+        book.build(root=root, parameters={"rows": "WideResNet-40-4"})
     assert one_sentence(caught.value) and not (root / "_build").exists()
 
 
