@@ -11,7 +11,7 @@ import torch
 from conftest import recipe, tiny_spec
 
 from banlib import data, ensemble
-from banlib.store import FILES, RunMissing, Store, leaves, read_metrics, write_atomically
+from banlib.store import FILES, RunMissing, Store, leaves, read_metrics, serialize, write_atomically
 from banlib.training import fit
 
 RECIPE = recipe(epochs=3, test_every=2)
@@ -190,3 +190,9 @@ def test_the_resume_point_holds_all_the_next_epoch_needs(trained, store, monkeyp
 
 def test_nested_fields_have_names():
     assert leaves({"a": 1, "b": {"c": 2, "d": {"e": 3}}}) == {"a": 1, "b.c": 2, "b.d.e": 3}
+
+
+def test_a_resume_points_bytes_are_those_that_safetensors_writes():
+    tensors = {"b": torch.randn(3, 2), "a": torch.zeros(0, 4), "c.é": torch.tensor(7), "d": torch.randn(())}
+    for metadata in ({"state": '{"a": "é\\n"}'}, {"state": "x" * 13}):
+        assert serialize(tensors, metadata) == safetensors.torch.save(tensors, metadata=metadata)
