@@ -58,17 +58,16 @@ def fit(spec, store=None, device="auto", threads=None, progress=True):
 
 def train(spec, work, teacher, dataset, device, progress):
     recipe, started = spec.recipe, time.perf_counter()
-    precision = choose_precision(recipe.precision, device)
-    layout = torch.channels_last if precision == "bf16" or device.type == "cuda" else torch.contiguous_format
-    autocast = lambda: torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")  # noqa: E731
+    precision, autocast, layout = numerics(recipe.precision, device)
 
     student = new_network(spec, dataset)
     if spec.share_ends:
         models.share_ends(student, teacher)
     student.to(device, memory_format=layout)
-    optimizer = torch.optim.SGD(
-        student.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov
-    )
+    optimizer = torch.optim.SGD(  # foreach: the same bits as a loop over parameters, in 3/4 of its time; fused has others
+        student.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov,
+        foreach=True,
+    )  # fmt: skip
     rows, environments = [], []
     environment = describe(device, precision)
     if resumed := work.resume():
@@ -312,6 +311,17 @@ def choose_device(text="auto"):
     if wanted not in found:
         raise BadInput(f"device {str(text)!r} is not here; found: {', '.join(found)} (or use 'auto')")
     return torch.device(wanted)
+
+
+def numerics(precision, device):
+    """("fp32" or "bf16", an autocast context factory, the memory format) in which a device trains fastest.
+
+    A recipe that says "fp32" gets the plain reference on a CPU; only "auto" lets the channels lie last in fp32 too.
+    """
+    chosen = choose_precision(precision, device)
+    plain = precision == "fp32" and device.type == "cpu"
+    autocast = lambda: torch.autocast(device.type, torch.bfloat16, enabled=chosen == "bf16")  # noqa: E731
+    return chosen, autocast, torch.contiguous_format if plain else torch.channels_last
 
 
 def choose_precision(precision, device):

@@ -396,6 +396,18 @@ def test_precision_is_fp32_unless_the_device_computes_in_bf16(monkeypatch):
     assert training.choose_precision("auto", cpu) == "bf16" and training.choose_precision("fp32", cpu) == "fp32"
 
 
+def test_only_an_explicit_fp32_is_the_plain_reference_on_a_cpu(monkeypatch):
+    """With channels last an fp32 step is quicker but has other last bits, and the recorded digits runs say "fp32"."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    for precision, chosen, layout in (("fp32", "fp32", torch.contiguous_format), ("auto", "fp32", torch.channels_last),
+                                      ("bf16", "bf16", torch.channels_last)):  # fmt: skip
+        found, autocast, order = training.numerics(precision, torch.device("cpu"))
+        assert (found, order) == (chosen, layout)
+        with autocast():
+            assert torch.is_autocast_enabled("cpu") == (chosen == "bf16")
+
+
 def test_bf16_trains_to_nearly_the_same_losses(tmp_path):
     """Autocast and channels_last: rounding of 2**-8 in the layers, float32 weights and loss."""
     losses = []
