@@ -22,21 +22,24 @@ from tqdm import tqdm
 
 from banlib import data, models, teachers
 from banlib.objectives import OBJECTIVES
-from banlib.recipe import BadInput
+from banlib.recipe import BadInput, named
 from banlib.store import Diverged, RunDamaged, RunMissing, Store
 
 EXPLODED = 50  # a loss this many times that of guessing is counted as divergence, long before it overflows
 
 
-def fit(spec, store=None, device="auto", threads=None, progress=True):
+def fit(spec, store=None, device="auto", threads=None, progress=True, teacher_memory="auto", compile=False):
     """Train what spec describes, or load it if the store has it; returns the `store.Run`.
 
     device: "auto", "cpu", "cuda", "cuda:1"; threads: CPU threads (None leaves torch's choice).
+    teacher_memory: "auto", "online" or "remembered", see `teachers.choose`; compile: the student by torch.compile, which
+    costs minutes before the first step. Both are how, not what: they move last bits, are recorded, and are not hashed.
     Interrupted at any moment, the same call goes on after the last finished epoch.
     Raises Diverged (NaN, infinite or exploding loss), ValueError (teacher and student do not fit), RunDamaged.
     """
     store = store or Store()
     device = choose_device(device)
+    named("teacher_memory", teacher_memory, teachers.MEMORIES)
     dataset = data.load(spec.dataset)
     if dataset.digest != spec.dataset_digest:
         raise ValueError(
@@ -52,11 +55,11 @@ def fit(spec, store=None, device="auto", threads=None, progress=True):
         if not work.finished.exists():
             if sentence := work.diverged():
                 raise Diverged(f"{sentence}; `banlib runs rm {spec.run_id}` forgets it")
-            train(spec, work, teacher, dataset, device, progress)
+            train(spec, work, teacher, dataset, device, progress, teacher_memory, compile)
     return store.load(spec.run_id)
 
 
-def train(spec, work, teacher, dataset, device, progress):
+def train(spec, work, teacher, dataset, device, progress, teacher_memory="auto", compile=False):
     recipe, started = spec.recipe, time.perf_counter()
     precision, autocast, layout = numerics(recipe.precision, device)
 
@@ -69,12 +72,11 @@ def train(spec, work, teacher, dataset, device, progress):
         foreach=True,
     )  # fmt: skip
     rows, environments = [], []
-    environment = describe(device, precision)
+    environment = describe(device, precision) | {"compiled": compile}
     if resumed := work.resume():
         _, tensors, state = resumed
         unpack(tensors, student, optimizer)
         rows, environments = state["rows"], state["environments"]
-        warn_if_moved(spec, environments[-1], environment)
     environments.append(environment)
     work.log(rows, fresh=True)
 
@@ -82,9 +84,16 @@ def train(spec, work, teacher, dataset, device, progress):
     images = data.Augmented(dataset.train, dataset.mean, dataset.std, recipe.pad, recipe.flip, recipe.border)
     labels = dataset.train.labels
     if teacher is not None:
+        key = (spec.teacher, images.views, precision, device, torch.get_num_threads())
         teacher = teachers.choose(
-            teacher.to(device, memory_format=layout), autocast, images, len(labels), len(dataset.classes), recipe.epochs
-        )
+            teacher.to(device, memory_format=layout), autocast, images, len(labels), len(dataset.classes),
+            recipe.epochs, teacher_memory, layout, key,
+        )  # fmt: skip
+        environment["teacher"] = teachers.kind(teacher)
+    if resumed:
+        warn_if_moved(spec, environments[-2], environment)
+    if compile:
+        student.compile(dynamic=False)
     test = lambda: evaluate(student, dataset, autocast, layout)  # noqa: E731
 
     count, seen, probabilities = len(labels), {}, None
@@ -147,7 +156,9 @@ def train_epoch(spec, epoch, student, optimizer, images, labels, teacher, autoca
     recipe, device = spec.recipe, labels.device
     objective = OBJECTIVES[spec.objective]
     limit = EXPLODED * (1 + spec.temperature**2) * math.log(student_classes(student))
-    order, views = epoch_draw(spec, epoch, len(labels), images.count)
+    order, views = (drawn.to(device) for drawn in epoch_draw(spec, epoch, len(labels), images.count))
+    if isinstance(teacher, teachers.Remembered):
+        teacher.fill(order, views)
     generator = torch.Generator(device).manual_seed(stream(spec, "objective", epoch))
     for group in optimizer.param_groups:
         group["lr"] = recipe.lr_at(epoch)
@@ -158,7 +169,7 @@ def train_epoch(spec, epoch, student, optimizer, images, labels, teacher, autoca
     first_bad = torch.full((), -1, device=device)
 
     with seeded(stream(spec, "dropout", epoch), device):
-        batches = zip(order.to(device).split(recipe.batch), views.to(device).split(recipe.batch))
+        batches = zip(order.split(recipe.batch), views.split(recipe.batch))
         for step, (indices, view) in enumerate(batches, 1):
             batch = images.batch(indices, view).contiguous(memory_format=layout)
             target = labels[indices]
@@ -373,8 +384,9 @@ def commit():
 
 
 def warn_if_moved(spec, before, now):
-    moved = [name for name in ("hardware", "device", "precision", "threads", "torch") if before[name] != now[name]]
+    same = ("hardware", "device", "precision", "threads", "torch", "teacher", "compiled")
+    moved = [name for name in same if name in before and before[name] != now.get(name)]
     if moved:
-        changes = ", ".join(f"{name} {before[name]} -> {now[name]}" for name in moved)
+        changes = ", ".join(f"{name} {before[name]} -> {now.get(name)}" for name in moved)
         warnings.warn(f"run {spec.run_id} goes on under other conditions ({changes}): it will not be bit-identical "
                       "to one that never stopped; both are recorded")  # fmt: skip

@@ -171,16 +171,6 @@ def test_remembered_equals_online_for_every_image_and_view(trained):
     assert (nearest == torch.arange(900)).double().mean() > 0.97  # blank borders make some views of an image equal
 
 
-def test_a_teacher_is_remembered_where_that_is_cheaper_and_small(trained, monkeypatch):
-    images, network = augmented(), network_of(trained[1])
-    monkeypatch.setattr(teachers, "online", lambda *_: "online")
-    monkeypatch.setattr(teachers, "remembered", lambda *_: "remembered")
-    choose = lambda epochs: teachers.choose(network, contextlib.nullcontext, images, 100, 10, epochs)  # noqa: E731
-    assert [choose(8), choose(9)] == ["online", "remembered"]  # nine views
-    monkeypatch.setattr(teachers, "REMEMBER_AT_MOST", 100 * 9 * 10 * 4 - 1)
-    assert choose(9) == "online"
-
-
 # The loss and the step
 
 
@@ -417,6 +407,23 @@ def test_bf16_trains_to_nearly_the_same_losses(tmp_path):
         assert {tensor.dtype for tensor in run.weights().values()} == {torch.float32, torch.int64}
         losses.append(run.metrics["train_loss"])
     assert list(losses[0]) == pytest.approx(list(losses[1]), rel=0.02) and list(losses[0]) != list(losses[1])
+
+
+def test_a_compiled_student_learns_the_same(tmp_path, monkeypatch):
+    """To 1e-4 in the losses, by the graphs of torch.compile without their C++; nothing else is compiled, or by default."""
+    really, compiled, losses = torch.compile, [], []
+
+    def spied(function, **options):
+        compiled.append(function.__self__)
+        return really(function, **options, backend="aot_eager")
+
+    monkeypatch.setattr(torch, "compile", spied)
+    for compile in (False, True):
+        run = train(tiny_spec(recipe=recipe(epochs=2)), Store(tmp_path / str(compile)), compile=compile)
+        assert run.environments[0]["compiled"] is compile and len(compiled) == compile
+        losses.append(list(run.metrics["train_loss"]))
+    assert isinstance(compiled[0], torch.nn.Module) and set(run.weights()) == set(compiled[0].state_dict())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 # Teaching across architectures
