@@ -660,6 +660,49 @@ def book(profile, device, parameters, force, no_render, headline, as_json):
         click.echo(page)
 
 
+@main.command(short_help="How fast training and distilling are here, beside the loop that people write.")
+@click.option("--network", default=None, help="DenseNetBC-40-12, or what `banlib networks` knows; with --scaling DenseNetBC-22-12.")
+@click.option("--device", default="auto", show_default=True, help="auto (CUDA, then CPU), cpu, cuda, cuda:1.")
+@click.option("--batch", default="128", show_default=True, help="Images in a batch.")
+@click.option("--scaling", is_flag=True, help="How our cost grows with depth, growth, batch and images, instead.")
+@click.option("--record", is_flag=True, help="Keep the result in results/benchmarks/ of the checkout, for chapter 6.")
+@as_json_option
+def bench(network, device, batch, scaling, record, as_json):
+    """The usual loop (DataLoader, torchvision, float32, online teacher) and ours take turns; under ten minutes.
+
+    Stopped, the same command goes on after its last finished round. Compare ratios: whatever else runs here slows all.
+
+    \b
+    JSON: ratio_to_usual_loop {plain, distill_online, distill_remembered} and ratio_range {name: [lowest, highest]} over
+          the rounds, images_per_second, peak_memory_mib, seconds_to_first_step, students {first, later}, ceilings;
+          with --scaling: points [{axis, value, plain, later, fill: seconds for each image}], share_asked {epochs: share}
+    """
+    from banlib import bench
+
+    measure, kind = (bench.scaling, "scaling") if scaling else (bench.loop, "loop")
+    result = measure(**{"network": network} if network else {}, device=device, batch=batch,
+                     say=lambda text: click.echo(text, err=True))  # fmt: skip
+    if record:
+        click.echo(bench.record(result, kind), err=True)
+    if as_json:
+        return print_json(result)
+    click.echo(f"{result['network']}, batch {result['batch']}, {result['data']}, {result['hardware']}, "
+               f"{result['precision']}")  # fmt: skip
+    if scaling:
+        return print_table(
+            ["axis", "value", "plain, ms/image", "remembered", "asking the teacher"],
+            [[point["axis"], point["value"], *(fixed(1000 * point[kind], 3) for kind in ("plain", "later", "fill"))]
+             for point in result["points"]],
+        )  # fmt: skip
+    ratios, ranges = result["ratio_to_usual_loop"], result["ratio_range"]
+    print_table(
+        ["loop", "images/s", "times the usual loop", "lowest", "highest", "first step, s", "peak MiB"],
+        [[name, fixed(speed, 1), fixed(ratios.get(name)), *map(fixed, ranges.get(name, (None, None))),
+          fixed(result["seconds_to_first_step"].get(name), 1), result["peak_memory_mib"].get(name)]
+         for name, speed in result["images_per_second"].items()],
+    )  # fmt: skip
+
+
 # What is known of a run
 
 
