@@ -480,3 +480,85 @@ def ledger_overview(table, where):
     if len(shown):
         axis.legend(frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1, 0.5))
     return source(figure, where)
+
+
+LOOPS = {"plain": "labels alone", "distill_online": "teacher asked online", "first": "teacher remembers, first student",
+         "later": "teacher remembers, later student"}  # fmt: skip
+
+
+def speed(results):
+    """How many times as fast as the usual loop ours is: a panel for each of `bench.loop`'s results, dots at the median
+    over rounds, lines from the lowest to the highest round."""
+    figure, axes = plt.subplots(1, len(results), figsize=(9.6, 3.4), sharey=True, squeeze=False)
+    for axis, result in zip(axes[0], results):
+        found = {name: {"median": median, "range": result["ratio_range"][name]}
+                 for name, median in result["ratio_to_usual_loop"].items()} | result["students"]  # fmt: skip
+        for place, name in enumerate(LOOPS):
+            (low, high), median = found[name]["range"], found[name]["median"]
+            axis.plot([low, high], [place, place], color=PALETTE[place], linewidth=2)
+            axis.plot(median, place, "o", color=PALETTE[place])
+            axis.annotate(f"{median:.1f}x", (median, place), (0, 7), textcoords="offset points", ha="center", fontsize=9)
+        axis.axvline(1, color="#777777", linewidth=1, linestyle="--")
+        axis.set(xlabel="times as fast as the usual loop", xlim=(0, None), ylim=(len(LOOPS) - 0.5, -0.7),
+                 title=f"{result['network']}, {threads(result)}")  # fmt: skip
+    axes[0][0].set_yticks(range(len(LOOPS)), LOOPS.values())
+    told = "; ".join(f"{result['hardware']}, {result['precision']}, batch {result['batch']}, {result['data']}, "
+                     f"{result['rounds']} rounds" for result in results)  # fmt: skip
+    return source(figure, f"{told}. Dots: median; lines: lowest to highest round; dashed: the usual loop")
+
+
+def threads(result):
+    return f"{result['threads']} thread{'s' * (result['threads'] > 1)}"
+
+
+def asked(share, views, epochs=200):
+    """Which share of an online teacher's answers has to be asked for. share: (epochs, views) -> share, see `teachers`."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.6), sharey=True)
+    days = np.arange(1, epochs + 1)
+    left.plot(days, [100 * share(day, views) for day in days], color=PALETTE[0], linewidth=2)
+    left.set(title="One student: repeats grow with training", xlabel="epochs", ylabel="answers asked for, %", ylim=(0, 105))
+    students = np.arange(1, 17)
+    shares = [100 * share(epochs * int(count), views) for count in students]
+    right.plot(students, shares, "o-", color=PALETTE[1], linewidth=2)
+    for count in (1, 3, 16):
+        right.annotate(f"{shares[count - 1]:.0f} %", (count, shares[count - 1]), (6, 6), textcoords="offset points", fontsize=9)
+    right.set(title="Several students share one memory", xlabel=f"students of {epochs} epochs each")
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return source(figure, f"Computed: {views} views of each image, drawn anew each epoch")
+
+
+def scaling(result):
+    """What an image costs as one thing grows at a time. result: of `bench.scaling`."""
+    titles = {"depth": "depth", "growth": "growth", "batch": "images in a batch", "images": "images in an epoch"}
+    figure, axes = plt.subplots(1, 4, figsize=(9.6, 3.2), sharey=True)
+    for axis, (name, label) in zip(axes, titles.items()):
+        points = [point for point in result["points"] if point["axis"] == name]
+        for number, (kind, told) in enumerate((("plain", "plain step"), ("fill", "teacher's answer"))):
+            values = [1000 * point[kind] for point in points]
+            axis.plot([point["value"] for point in points], values, "o-", color=PALETTE[number], markersize=4)
+            if name == "images":
+                axis.annotate(told, (points[-1]["value"], values[-1]), (0, 12), textcoords="offset points", fontsize=9,
+                              ha="right", color=PALETTE[number])  # fmt: skip
+        axis.set(xlabel=label, ylim=(0, None), ylabel="ms for an image" if name == "depth" else None)
+        axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes[0].set_title("Depth and growth cost, batch and epoch size hardly")
+    return source(figure, f"Around {result['network']}, batch {result['batch']}: {result['hardware']}, "
+                          f"{threads(result)}, {result['precision']}, median of {result['rounds']} rounds")  # fmt: skip
+
+
+def cost(step, later, online, answer, share, epochs, students):
+    """What a student costs in units of a plain step: with the teacher online, and remembered by all students together.
+
+    step, later, online, answer: seconds for an image of a plain step, of one whose teacher has answered, of one whose
+    teacher is online, and of asking the teacher in large batches; share: of the answers that are asked for.
+    """
+    figure, axis = plt.subplots(figsize=(7.6, 2.8))
+    bars = {"labels alone": (step, 0), "teacher online": (step, online - step), "teacher remembers": (later, share * answer)}
+    for place, (name, (own, extra)) in enumerate(bars.items()):
+        axis.barh(place, own / step, color=PALETTE[0])
+        axis.barh(place, extra / step, left=own / step, color=PALETTE[1])
+        axis.annotate(f"{(own + extra) / step:.2f}", ((own + extra) / step, place), (5, 0), textcoords="offset points", va="center")
+    axis.set_yticks(range(len(bars)), bars)
+    axis.set(xlabel="time of one student, in plain trainings", ylim=(2.6, -0.6), xlim=(0, 1.25 * max(1, online / step, later / step + answer / step)),
+             title=f"{students} student{'s' * (students > 1)} of {epochs} epochs: {100 * share:.0f} % of the answers are asked for")  # fmt: skip
+    return source(figure, "Blue: the student's own step; orange: its teacher")
