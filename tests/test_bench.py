@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from banlib import bench, data, models, teachers, training
+from banlib.__main__ import main
 from banlib.lineage import recorded
 from banlib.store import Store
 
@@ -146,6 +147,21 @@ def test_scaling_follows_one_thing_at_a_time(said):
         axes.setdefault(point["axis"], []).append(point["value"])
     assert axes == {"depth": [10, 16, 28, 40], "growth": [1, 2, 4], "batch": [1, 2, 4, 8], "images": [4, 8, 16, 32]}
     assert result["share_asked"]["200"] == pytest.approx(0.575, abs=1e-3)
+
+
+def test_the_command_prints_json_alone_and_keeps_it_when_asked(monkeypatch, capsys):
+    two_steps(monkeypatch)
+    for words in (["--json", "--record"], []):
+        with pytest.raises(SystemExit) as left:
+            main(["bench", "--network", TINY, "--batch", "4", "--device", "cpu", *words])
+        told = capsys.readouterr()
+        assert left.value.code == 0 and "round 1 of 2" in told.err
+        if words:
+            result = json.loads(told.out)
+            assert set(result["ratio_to_usual_loop"]) == {"plain", "distill_online", "distill_remembered"}
+            assert bench.recorded("loop", bench.RESULTS) == [result]
+    assert "distill_remembered" in told.out and "times the usual loop" in told.out
+    assert len(list(bench.RESULTS.iterdir())) == 1
 
 
 def test_bad_input_is_one_sentence(said):
