@@ -202,3 +202,11 @@ def test_a_recorded_measurement_is_found_and_disturbs_no_run(tmp_path):
     assert path.name == f"loop-{TINY}-4-a-processor-r-2-cores-2-threads.json"
     assert bench.recorded("loop", path.parent) == [result] and bench.recorded("scaling", path.parent) == []
     assert Store(path.parents[1]).ids() == [] and recorded(Store(path.parents[1])) == []
+
+
+def test_the_measurements_that_ship_name_their_hardware():
+    folder = bench.Path(bench.__file__).parents[1] / "results/benchmarks"
+    found = bench.recorded("loop", folder) + bench.recorded("scaling", folder)
+    assert found
+    for result in found:
+        assert result["hardware"] and result["precision"] and result["commit"] and models.parse(result["network"])
