@@ -107,6 +107,14 @@ def test_a_table_that_free_memory_does_not_hold_is_not_made(trained, large, monk
         assert teachers.kind(choose(trained)) == "online"
 
 
+def test_the_table_of_another_teacher_is_freed_before_room_is_looked_for(trained, large, monkeypatch):
+    choose(trained, key="one teacher")
+    kept = []
+    monkeypatch.setattr(teachers, "free_memory", lambda device: kept.append(dict(teachers._kept)) or 10**9)
+    choose(trained, key="another")
+    assert kept == [{}] and list(teachers._kept) == ["another"]
+
+
 def test_free_memory_is_within_what_the_machine_has():
     assert 2**26 < teachers.free_memory(torch.device("cpu")) < 2**46
 
