@@ -502,8 +502,10 @@ def speed(results):
         axis.set(xlabel="times as fast as the usual loop", xlim=(0, None), ylim=(len(LOOPS) - 0.5, -0.7),
                  title=f"{result['network']}, {threads(result)}")  # fmt: skip
     axes[0][0].set_yticks(range(len(LOOPS)), LOOPS.values())
-    told = "; ".join(f"{result['hardware']}, {result['precision']}, batch {result['batch']}, {result['data']}, "
-                     f"{result['rounds']} rounds" for result in results)  # fmt: skip
+    told = "; ".join(dict.fromkeys(
+        f"{result['hardware']}, {result['precision']}, batch {result['batch']}, {result['data']}, {result['rounds']} rounds"
+        for result in results
+    ))  # fmt: skip
     return source(figure, f"{told}. Dots: median; lines: lowest to highest round; dashed: the usual loop")
 
 
