@@ -314,8 +314,7 @@ def measured_seconds(store, device):
 def probe(network, known, profile, device, macs):
     """Training speed of a network in images/s, from a few timed steps on random images; large networks get few images."""
     batch = max(2, min(profile.recipe.batch, int(PROBE_FLOP / (6 * macs))))
-    precision = training.choose_precision(profile.recipe.precision, device)
-    layout = torch.channels_last if precision == "bf16" or device.type == "cuda" else torch.contiguous_format
+    _, autocast, layout = training.numerics(profile.recipe.precision, device)
     with training.thread_count(profile.threads), training.seeded(0, device):
         student = models.build(network, known.classes, known.channels, known.image_size).to(device, memory_format=layout)
         optimizer = torch.optim.SGD(student.parameters(), 1e-3, 0.9, nesterov=True)
@@ -324,7 +323,7 @@ def probe(network, known, profile, device, macs):
         times = []
         while len(times) < 4 and sum(times) < 2:
             started = time.perf_counter()
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            with autocast():
                 logits = student(images)
             objectives.label_loss(logits, labels).backward()
             optimizer.step()
