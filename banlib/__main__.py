@@ -113,6 +113,14 @@ def store_option(command):
     )(command)
 
 
+def how_options(command):
+    """How runs are trained, not what: see `training.fit`."""
+    memory = click.option("--teacher-memory", default="auto", show_default=True,
+                          help="auto, online (ask it for each batch) or remembered (each image and view once).")  # fmt: skip
+    compiled = click.option("--compile", "compile", is_flag=True, help="torch.compile: minutes first, then faster steps.")
+    return memory(compiled(command))
+
+
 @click.group(
     cls=Commands,
     name="banlib",
@@ -236,8 +244,9 @@ def data(name, as_json):
 @click.option("--seeds", default="auto", show_default=True, help="A count (3: seeds 0, 1, 2) or a list (4,7).")
 @click.option("--device", default="auto", show_default=True, help="auto (CUDA, then CPU), cpu, cuda, cuda:1.")
 @click.option("--jobs", default="auto", show_default=True, help="Lineages to raise side by side.")
+@how_options
 @as_json_option
-def lineage(profile, network, gens, seeds, device, jobs, as_json):
+def lineage(profile, network, gens, seeds, device, jobs, teacher_memory, compile, as_json):
     """Raise lineages: a teacher, BAN-1 taught by it, BAN-2 taught by BAN-1, and so on, for each seed.
 
     Runs that are finished are loaded, others trained; stopped at any moment, the same command goes on. Prints test
@@ -253,7 +262,7 @@ def lineage(profile, network, gens, seeds, device, jobs, as_json):
 
     settings = recipe.check_parameters(profile, network, gens, seeds)
     models.params(settings.network)  # refuses a network too large to build
-    jobs = check_jobs(jobs)
+    jobs, how = check_jobs(jobs), check_how(teacher_memory, compile)
 
     from banlib import ledger
     from banlib.lineage import raise_lineages
@@ -263,7 +272,7 @@ def lineage(profile, network, gens, seeds, device, jobs, as_json):
     fallback = " (no CUDA device found)" if device == "auto" and chosen.type == "cpu" else ""
     click.echo(f"device: {chosen}{fallback}", err=True)
     with contextlib.redirect_stdout(sys.stderr):
-        lineages = raise_lineages(settings, str(chosen), jobs)
+        lineages = raise_lineages(settings, str(chosen), jobs, **how)
     errors = ledger.errors(lineages)
     if as_json:
         return print_json(lineage_report(lineages, errors))
@@ -292,6 +301,13 @@ def check_jobs(value):
     if value != "auto" and (jobs is None or not 1 <= jobs <= 256):
         raise BadInput(f"jobs must be 'auto' or an integer from 1 to 256, got {value!r}")
     return jobs
+
+
+def check_how(teacher_memory, compile):
+    from banlib import teachers
+    from banlib.recipe import named
+
+    return {"teacher_memory": named("teacher memory", teacher_memory, teachers.MEMORIES), "compile": compile}
 
 
 def lineage_report(lineages, errors):
@@ -324,9 +340,10 @@ def lineage_report(lineages, errors):
               help="Table 2's students take stem and classifier from the teacher, frozen; or train their own.")  # fmt: skip
 @click.option("--device", default="auto", show_default=True, help="auto (CUDA, then CPU), cpu, cuda, cuda:1.")
 @click.option("--jobs", default="auto", show_default=True, help="Networks to train side by side.")
+@how_options
 @click.option("--dry-run", is_flag=True, help="Train nothing; say what exists and what the rest will cost.")
 @as_json_option
-def table(number, profile, rows, seeds, teacher, share_ends, device, jobs, dry_run, as_json):
+def table(number, profile, rows, seeds, teacher, share_ends, device, jobs, teacher_memory, compile, dry_run, as_json):
     """Train all networks of the paper's table 1 or 2 that are not trained yet, and set their errors beside the paper's.
 
     In the smaller profiles each network has its depth and width divided (`banlib.models.shrunk` has the rule). A teacher
@@ -346,7 +363,7 @@ def table(number, profile, rows, seeds, teacher, share_ends, device, jobs, dry_r
 
     number = tables.check_table(number)
     settings = recipe.check_parameters(profile, seeds="auto" if seeds == "auto" else seeds)
-    rows, jobs = tables.check_rows(rows, number), check_jobs(jobs)
+    rows, jobs, how = tables.check_rows(rows, number), check_jobs(jobs), check_how(teacher_memory, compile)
     if number == 1 and not (teacher == "auto" and share_ends):
         raise recipe.BadInput("table 1 has lineages of one network each: --teacher and --own-ends are for table 2")
     teacher = None if teacher == "auto" else recipe.check_network(teacher)
@@ -361,7 +378,7 @@ def table(number, profile, rows, seeds, teacher, share_ends, device, jobs, dry_r
     if dry_run:
         return print_cost(told, tables.cost(cells, chosen), jobs or default_jobs(settings.profile, chosen), chosen, as_json)
     with contextlib.redirect_stdout(sys.stderr):
-        found = ledger.ledger(tables.train(cells, chosen, jobs))
+        found = ledger.ledger(tables.train(cells, chosen, jobs, **how))
     if as_json:
         return print_json(told | {"cells": records(found)})
     click.echo(f"table {number}, profile {told['profile']}, {len(told['seeds'])} seeds: test error in %, ours and [the paper's]")

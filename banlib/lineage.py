@@ -60,24 +60,25 @@ def plan(settings, objective="label+teacher", temperature=1.0):
 
 
 def raise_lineages(
-    settings, device="auto", jobs=None, store=None, progress=True, objective="label+teacher", temperature=1.0
+    settings, device="auto", jobs=None, store=None, progress=True, objective="label+teacher", temperature=1.0, **how
 ):
     """Train every run of the plan that the store lacks and return `Lineages`.
 
     objective, temperature: of the students, see `objectives`; the teachers are the same for all.
-    jobs: see `train_missing`. A failure lets the other runs finish and is raised at the end, as RuntimeError.
+    jobs, how: see `train_missing`. A failure lets the other runs finish and is raised at the end, as RuntimeError.
     """
     store = store or Store()
     specs = [spec for chain in plan(settings, objective, temperature).values() for spec in chain]
-    if failures := train_missing(specs, store, device, jobs, settings.profile.threads, progress):
+    if failures := train_missing(specs, store, device, jobs, settings.profile.threads, progress, **how):
         raise RuntimeError("; ".join(failures))
     return load_lineages(settings, store, objective, temperature)
 
 
-def train_missing(specs, store, device="auto", jobs=None, threads=None, progress=True):
+def train_missing(specs, store, device="auto", jobs=None, threads=None, progress=True, **how):
     """Train what the store lacks of `specs`, in which a teacher stands before its students.
 
     jobs: processes side by side; by default one per core where runs use one thread on the CPU, else one.
+    how: teacher_memory and compile, see `training.fit`.
     Returns a sentence for each failure, which names the runs that it blocks; all others are trained.
     """
     chosen = choose_device(device)
@@ -98,7 +99,7 @@ def train_missing(specs, store, device="auto", jobs=None, threads=None, progress
                     blocked[spec.run_id] = blocked.get(spec.teacher, spec.teacher)
             ready = [spec for spec in wave if spec.run_id not in blocked]
             outcomes = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(
-                train_one(spec, str(store.root), str(chosen), threads, progress and jobs < 2) for spec in ready
+                train_one(spec, str(store.root), str(chosen), threads, progress and jobs < 2, **how) for spec in ready
             )
             for run_id, failure in outcomes:
                 failures |= {run_id: failure} if failure else {}
@@ -122,10 +123,10 @@ def in_waves(missing):
     ]
 
 
-def fit_or_tell(spec, root, device, threads, progress):
+def fit_or_tell(spec, root, device, threads, progress, **how):
     """(run id, None), or (run id, sentence) if training failed."""
     try:
-        fit(spec, Store(root), device, threads, progress)
+        fit(spec, Store(root), device, threads, progress, **how)
     except (RuntimeError, ValueError, LookupError, OSError) as error:
         return spec.run_id, str(error)
     return spec.run_id, None

@@ -83,8 +83,13 @@ def check_rows(value="auto", table=None):
     return rows
 
 
-def teacher_of(profile):
-    """The network that stands for table 2's teacher in a profile."""
+def teacher_of(profile, network="auto"):
+    """The network that teaches table 2 in a profile: a DenseNetBC that was asked for, else what stands for the paper's.
+
+    Only a DenseNetBC has blocks for students to match, so any other network leaves the choice to the profile.
+    """
+    if network != "auto" and models.parse(check_network(network))[1] == "DenseNetBC":
+        return check_network(network)
     return models.shrunk(TEACHER, *profile.shrink)
 
 
@@ -174,14 +179,14 @@ def specs_of(cells):
     return list({spec.run_id: spec for cell in cells for chain in cell.chains.values() for spec in chain}.values())
 
 
-def train(cells, device="auto", jobs=None, store=None, progress=True):
+def train(cells, device="auto", jobs=None, store=None, progress=True, **how):
     """Train what the store lacks of the cells' runs; returns a list of `Evidence`, one for each cell.
 
-    Raises RuntimeError, after all the others, if runs failed; what was trained is kept. jobs: see `lineage.train_missing`.
+    Raises RuntimeError, after all the others, if runs failed; what was trained is kept. jobs, how: see `lineage.train_missing`.
     """
     store = store or Store()
     threads = PROFILES[cells[0].profile].threads
-    if failures := lineage.train_missing(specs_of(cells), store, device, jobs, threads, progress):
+    if failures := lineage.train_missing(specs_of(cells), store, device, jobs, threads, progress, **how):
         raise RuntimeError("; ".join(failures))
     runs = Shelf([store])
     return [runs.evidence(cell) for cell in cells]

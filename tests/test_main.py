@@ -353,6 +353,8 @@ def test_a_table_of_other_ends_is_another_table(banlib, small_tables, store):
     (("table", 1, "--profile", "digit"), "did you mean 'digits'"),
     (("table", 1, "--seeds", "0"), "seeds must be a count"),
     (("table", 1, "--jobs", "0"), "jobs must be"),
+    (("table", 1, "--teacher-memory", "on"), "unknown teacher memory 'on'; did you mean"),
+    (("lineage", "--teacher-memory", "on"), "unknown teacher memory 'on'; did you mean"),
     (("ledger", "--table", "three"), "table must be 1 or 2, got 'three'"),
     (("ledger", "--profile", "lite"), "unknown profile 'lite'; did you mean"),
 ])  # fmt: skip
@@ -360,6 +362,17 @@ def test_a_bad_table_is_refused_in_a_sentence(banlib, store, given, told):
     code, out, err = banlib(*given)
     assert code == 2 and out == "" and told in err and len(err.splitlines()) == 1
     assert not store.root.exists()
+
+
+def test_how_runs_are_trained_reaches_them(banlib, small_tables, store):
+    banlib("table", 2, "--rows", "MatchWideResNet-1-1", "--seeds", 1, "--jobs", 1, "--teacher-memory", "remembered", "--json")
+    banlib("lineage", "--network", "DenseNetBC-10-4", "--seeds", 1, "--gens", 1, "--teacher-memory", "online", "--json")
+    told = {}
+    for run_id in store.ids():
+        run = store.load(run_id)
+        told[run.spec.network, run.spec.generation] = run.environments[0].get("teacher"), run.environments[0]["compiled"]
+    assert told["MatchWideResNet-1-1@DenseNetBC-16-8", 1] == ("remembered in float32", False)
+    assert told["DenseNetBC-10-4", 1] == ("online", False)
 
 
 def test_a_failed_table_is_a_failure(banlib, monkeypatch):

@@ -75,6 +75,14 @@ def test_another_teacher_has_students_that_match_it():
         tables.plan(2, PROFILE, teacher="WideResNet-28-10")
 
 
+def test_only_a_densenet_replaces_the_profiles_teacher():
+    """A whole book can be asked for one network: the chapters on table 2 then take it if its blocks can be matched."""
+    assert tables.teacher_of(PROFILE, "DenseNetBC-40-12") == "DenseNetBC-40-12"
+    assert tables.teacher_of(PROFILE, "WideResNet-16-1") == tables.teacher_of(PROFILE) == "DenseNetBC-16-8"
+    with pytest.raises(ValueError, match="did you mean"):
+        tables.teacher_of(PROFILE, "DenseNet-40-12")
+
+
 def test_plans_need_no_dataset(monkeypatch):
     monkeypatch.setattr(data, "load", lambda name: pytest.fail(f"{name} was loaded, and would be downloaded"))
     assert len(tables.plan(1, FULL)) == 23
