@@ -114,11 +114,19 @@ def store_option(command):
 
 
 def how_options(command):
-    """How runs are trained, not what: see `training.fit`."""
-    memory = click.option("--teacher-memory", default="auto", show_default=True,
-                          help="auto, online (ask it for each batch) or remembered (each image and view once).")  # fmt: skip
-    compiled = click.option("--compile", "compile", is_flag=True, help="torch.compile: minutes first, then faster steps.")
-    return memory(compiled(command))
+    """How runs are trained, not what: see `training.How`, whose names these options have."""
+    for option in (
+        click.option("--teacher-memory", default="auto", show_default=True,
+                     help="auto, online (ask it for each batch) or remembered (each image and view once)."),
+        click.option("--compile", default="auto", show_default=True,
+                     help="yes, no, or auto: torch.compile costs minutes first, so only hours of training on a CPU try it."),
+        click.option("--deterministic", is_flag=True, help="The same bits each time on this machine; slower on CUDA."),
+        click.option("--cuda-graph", is_flag=True, help="CUDA: record a step once, replay it. Not yet tried on a GPU."),
+        click.option("--pad-channels", is_flag=True,
+                     help="Channels to multiples of 8, for --compile yes on CUDA. Not yet tried on a GPU."),
+    )[::-1]:  # fmt: skip
+        command = option(command)
+    return command
 
 
 @click.group(
@@ -246,7 +254,7 @@ def data(name, as_json):
 @click.option("--jobs", default="auto", show_default=True, help="Lineages to raise side by side.")
 @how_options
 @as_json_option
-def lineage(profile, network, gens, seeds, device, jobs, teacher_memory, compile, as_json):
+def lineage(profile, network, gens, seeds, device, jobs, as_json, **how):
     """Raise lineages: a teacher, BAN-1 taught by it, BAN-2 taught by BAN-1, and so on, for each seed.
 
     Runs that are finished are loaded, others trained; stopped at any moment, the same command goes on. Prints test
@@ -262,11 +270,11 @@ def lineage(profile, network, gens, seeds, device, jobs, teacher_memory, compile
 
     settings = recipe.check_parameters(profile, network, gens, seeds)
     models.params(settings.network)  # refuses a network too large to build
-    jobs, how = check_jobs(jobs), check_how(teacher_memory, compile)
+    jobs, how = check_jobs(jobs), check_how(**how)
 
     from banlib import ledger
     from banlib.lineage import raise_lineages
-    from banlib.training import choose_device
+    from banlib.machine import choose_device
 
     chosen = choose_device(device)
     fallback = " (no CUDA device found)" if device == "auto" and chosen.type == "cpu" else ""
@@ -303,11 +311,13 @@ def check_jobs(value):
     return jobs
 
 
-def check_how(teacher_memory, compile):
+def check_how(teacher_memory, compile, **flags):
     from banlib import teachers
     from banlib.recipe import named
 
-    return {"teacher_memory": named("teacher memory", teacher_memory, teachers.MEMORIES), "compile": compile}
+    memory = named("teacher memory", teacher_memory, teachers.MEMORIES)
+    answers = {"auto": "auto", "yes": True, "no": False}
+    return {"teacher_memory": memory, "compile": answers[named("compile", compile, answers)], **flags}
 
 
 def lineage_report(lineages, errors):
@@ -343,7 +353,7 @@ def lineage_report(lineages, errors):
 @how_options
 @click.option("--dry-run", is_flag=True, help="Train nothing; say what exists and what the rest will cost.")
 @as_json_option
-def table(number, profile, rows, seeds, teacher, share_ends, device, jobs, teacher_memory, compile, dry_run, as_json):
+def table(number, profile, rows, seeds, teacher, share_ends, device, jobs, dry_run, as_json, **how):
     """Train all networks of the paper's table 1 or 2 that are not trained yet, and set their errors beside the paper's.
 
     In the smaller profiles each network has its depth and width divided (`banlib.models.shrunk` has the rule). A teacher
@@ -363,7 +373,7 @@ def table(number, profile, rows, seeds, teacher, share_ends, device, jobs, teach
 
     number = tables.check_table(number)
     settings = recipe.check_parameters(profile, seeds="auto" if seeds == "auto" else seeds)
-    rows, jobs, how = tables.check_rows(rows, number), check_jobs(jobs), check_how(teacher_memory, compile)
+    rows, jobs, how = tables.check_rows(rows, number), check_jobs(jobs), check_how(**how)
     if number == 1 and not (teacher == "auto" and share_ends):
         raise recipe.BadInput("table 1 has lineages of one network each: --teacher and --own-ends are for table 2")
     teacher = None if teacher == "auto" else recipe.check_network(teacher)
@@ -371,7 +381,7 @@ def table(number, profile, rows, seeds, teacher, share_ends, device, jobs, teach
     cells = tables.plan(number, settings.profile, rows, seeds, teacher, share_ends)
 
     from banlib import ledger
-    from banlib.training import choose_device
+    from banlib.machine import choose_device
 
     chosen = str(choose_device(device))
     told = {"table": number, "profile": settings.profile.name, "seeds": list(cells[0].chains), "share_ends": share_ends}
@@ -681,10 +691,16 @@ def book(profile, device, parameters, force, no_render, headline, as_json):
 @click.option("--network", default=None, help="DenseNetBC-40-12, or what `banlib networks` knows; with --scaling DenseNetBC-22-12.")
 @click.option("--device", default="auto", show_default=True, help="auto (CUDA, then CPU), cpu, cuda, cuda:1.")
 @click.option("--batch", default="128", show_default=True, help="Images in a batch.")
-@click.option("--scaling", is_flag=True, help="How our cost grows with depth, growth, batch and images, instead.")
+@click.option("--precision", default="auto", show_default=True,
+              help="Of our loop: auto, bf16, or fp32, which is what a processor without bf16 would take.")  # fmt: skip
+@click.option("--compile", "compile", is_flag=True, help="Our loop with torch.compile.")
+@click.option("--cuda-graph", is_flag=True, help="Our loop recorded as a CUDA graph. Not yet tried on a GPU.")
+@click.option("--pad-channels", is_flag=True, help="Our loop with channels padded to multiples of 8.")
+@click.option("--scaling", is_flag=True,
+              help="How our cost grows with depth, growth, batch, images, students and generations, instead.")  # fmt: skip
 @click.option("--record", is_flag=True, help="Keep the result in results/benchmarks/ of the checkout, for chapter 6.")
 @as_json_option
-def bench(network, device, batch, scaling, record, as_json):
+def bench(network, device, batch, scaling, record, as_json, **how):
     """The usual loop (DataLoader, torchvision, float32, online teacher) and ours take turns; under ten minutes.
 
     Stopped, the same command goes on after its last finished round. Compare ratios: whatever else runs here slows all.
@@ -698,13 +714,13 @@ def bench(network, device, batch, scaling, record, as_json):
 
     measure, kind = (bench.scaling, "scaling") if scaling else (bench.loop, "loop")
     result = measure(**{"network": network} if network else {}, device=device, batch=batch,
-                     say=lambda text: click.echo(text, err=True))  # fmt: skip
+                     say=lambda text: click.echo(text, err=True), **how)  # fmt: skip
     if record:
         click.echo(bench.record(result, kind), err=True)
     if as_json:
         return print_json(result)
     click.echo(f"{result['network']}, batch {result['batch']}, {result['data']}, {result['hardware']}, "
-               f"{result['precision']}")  # fmt: skip
+               f"{result['numerics']}")  # fmt: skip
     if scaling:
         return print_table(
             ["axis", "value", "plain, ms/image", "remembered", "asking the teacher"],

@@ -21,18 +21,23 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from banlib import data, models, teachers, training
-from banlib.recipe import BadInput, Recipe, RunSpec, check_network, integer
+from banlib import data, machine, models, teachers, training
+from banlib.recipe import BadInput, Recipe, RunSpec, check_network, integer, named
 from banlib.store import dump, write_atomically
 
 RESULTS = Path(__file__).parents[1] / "results/benchmarks"  # the measurements that ship with the book
 ROUNDS = 5
 LIMIT = 420  # seconds after which no round is started: a call ends within ten minutes
 FEWEST_STEPS, MOST_STEPS = 2, 32  # of a turn
+CHAIN, EPOCHS = (1, 2, 3), 12  # students and generations that are raised whole, and for how long
 RECIPE = Recipe(lr=0.001)  # the paper's recipe; a small rate keeps the loss of an untaught network in bounds
 
 
-def loop(network="DenseNetBC-40-12", device="auto", batch=128, say=lambda text: print(text, file=sys.stderr)):
+def tell(text):
+    print(text, file=sys.stderr)
+
+
+def loop(network="DenseNetBC-40-12", device="auto", batch=128, say=tell, **how):
     """The usual loop and ours, plain and distilling: a dict that JSON can hold.
 
     ratio_to_usual_loop: how many times as fast as the usual loop each of ours is, the median over rounds, and
@@ -40,9 +45,10 @@ def loop(network="DenseNetBC-40-12", device="auto", batch=128, say=lambda text: 
     the one with it. "distill_remembered" is a teacher's first student over the recipe's epochs: `teachers.share` of its
     answers are asked for, in large batches, at the cost that the variant "fill" has; "students" has a later student,
     whose teacher has answered everything, too. seconds: of each turn of `images` images, by variant, a list of rounds.
-    Raises ValueError for a network, device or batch that cannot be.
+    how: of our loop: precision, compile, cuda_graph, pad_channels; precision "fp32" is what a processor without bf16 takes.
+    Raises ValueError for a network, device, batch or precision that cannot be.
     """
-    case = Case(network, device, batch)
+    case = Case(network, device, batch, **how)
     batch, kept = case.batch, Kept("loop", case, say)
     build = {
         "usual": lambda: usual(case, taught=False),
@@ -97,18 +103,21 @@ def loop(network="DenseNetBC-40-12", device="auto", batch=128, say=lambda text: 
     return result
 
 
-def scaling(network="DenseNetBC-22-12", device="auto", batch=128, say=lambda text: print(text, file=sys.stderr)):
+def scaling(network="DenseNetBC-22-12", device="auto", batch=128, say=tell, **how):
     """What our steps cost as one thing grows at a time: {"points": [{axis, value, network, batch, images,
     plain, later, fill (seconds for each image)}, ...]}, medians over rounds.
 
     axis: depth and growth of the DenseNetBC network, batch, and images of an epoch.
+    chain: whole trainings of `epochs` epochs with `views` views: seconds for each image and epoch on labels, "plain"; of
+    each of the "students" that one teacher raises in turn; and of each of the "generations". how: as of `loop`.
     """
     _, family, args = models.parse(check_network(network))
     if family != "DenseNetBC":
         raise BadInput(f"scaling follows depth and growth of a DenseNetBC, got {network!r}")
     depth, growth = args["depth"], args["growth"]
-    base = Case(network, device, batch, 1)
+    base = Case(network, device, batch, 1, **how)
     batch, kept = base.batch, Kept("scaling", base, say)
+    how = {"numerics": base.numerics, "cuda_graph": base.cuda_graph, "pad_channels": base.numerics.padded}
     axes = {
         "depth": [(value, f"DenseNetBC-{value}-{growth}", batch, 2) for value in (depth - 6, depth, depth + 12, depth + 24)],
         "growth": [(value, f"DenseNetBC-{depth}-{value}", batch, 2) for value in (growth // 2, growth, 2 * growth)],
@@ -118,23 +127,33 @@ def scaling(network="DenseNetBC-22-12", device="auto", batch=128, say=lambda tex
     points, turns = [], {}
     for axis, own in axes.items():
         for value, name, size, steps in own:
-            case = Case(name, device, size, steps)
+            case = Case(name, device, size, steps, **how)
             variants = {"plain": ours(case, None), "later": ours(case, "answered"), "fill": fill(case)}
             images = steps * size
             points.append({"axis": axis, "value": value, "network": name, "batch": size, "images": images})
             turns |= {f"{axis}/{value}/{kind}": (turn, images) for kind, turn in variants.items()}
             for turn in variants.values():
                 timed(turn, size, case.device)
+    few = Case(network, device, batch, 2, recipe=RECIPE.model_copy(update={"pad": 1}), **how)
+    chain = raising(few, EPOCHS)
+    for turn in chain.values():
+        timed(turn, batch * EPOCHS, base.device)
+    turns |= {name: (turn, 2 * batch * EPOCHS) for name, turn in chain.items()}
     kept.begin()
     kept.measure(turns, 3, base.device)
     for point in points:
         for kind in ("plain", "later", "fill"):
             each = kept.state["seconds"][f"{point['axis']}/{point['value']}/{kind}"]
             point[kind] = statistics.median(each) / point["images"]
+    each = lambda name: statistics.median(kept.state["seconds"][name]) / (2 * batch * EPOCHS)  # noqa: E731
+    raised = {"epochs": EPOCHS, "views": few.images.count, "plain": each("chain/plain")}
+    raised |= {kind: [each(f"{kind}/{n}") for n in CHAIN] for kind in ("students", "generations")}
+    rounds = len(kept.state["seconds"]["chain/plain"])
     kept.done()
     views = base.images.count
     shares = {str(epochs): teachers.share(epochs, views) for epochs in (1, 10, 30, 60, 100, 200)}
-    return base.told() | {"rounds": len(each), "points": points, "views": views, "share_asked": shares}
+    told = {"rounds": rounds, "points": points, "chain": raised, "views": views, "share_asked": shares}
+    return base.told() | told
 
 
 # The usual loop
@@ -217,19 +236,26 @@ def usual(case, taught, autocast=contextlib.nullcontext):
 
 def ours(case, teacher):
     """A turn of `training.train_epoch`. teacher: None, "online" or "answered" (remembered, and nothing left to ask)."""
-    student = case.network().to(case.device, memory_format=case.layout)
-    spec, optimizer = case.spec(taught=teacher is not None), sgd(student, foreach=True)
-    asked = teacher and teachers.online(case.network().to(case.device, memory_format=case.layout), case.autocast)
+    asked = teacher and teachers.online(case.placed(), case.autocast)
     if teacher == "answered":
         asked = memory(case)
         asked.known.fill_(True), asked.table.zero_()
+    step = step_of(case, asked)
 
     def turn(count):
-        training.train_epoch(
-            spec, 1, student, optimizer, case.images, case.labels[:count], asked, case.autocast, case.layout
-        )
+        step.labels = case.labels[:count]
+        training.train_epoch(step, 1)
 
     return turn
+
+
+def step_of(case, teacher):
+    student = case.placed()
+    optimizer = sgd(student, foreach=True)
+    if case.numerics.compiled:
+        student.compile(dynamic=False)
+    return training.Step(case.spec(teacher is not None), student, optimizer, case.images, case.labels, teacher,
+                         case.numerics, case.cuda_graph)  # fmt: skip
 
 
 def fill(case):
@@ -244,8 +270,32 @@ def fill(case):
 
 
 def memory(case):
-    network = case.network().to(case.device, memory_format=case.layout)
-    return teachers.Remembered(network, case.autocast, case.images, len(case.labels), 100, torch.float16, case.layout)
+    return teachers.Remembered(case.placed(), case.autocast, case.images, len(case.labels), 100, torch.float16,
+                               case.numerics.memory_format)  # fmt: skip
+
+
+def raising(case, epochs):
+    """Turns of whole small trainings: on labels, then students of one teacher who remembers, one after the other, then
+    generations, each of which has a new teacher. {name: turn}; each turn is `epochs` epochs."""
+
+    def turn_of(teacher, forgets):
+        step = step_of(case, teacher)
+
+        def turn(count):
+            if forgets:
+                teacher.known.zero_()
+            step.labels = case.labels[: count // epochs]
+            for epoch in range(1, epochs + 1):
+                training.train_epoch(step, epoch)
+
+        return turn
+
+    one = memory(case)
+    return {
+        "chain/plain": turn_of(None, False),
+        **{f"students/{n}": turn_of(one, n == 1) for n in CHAIN},
+        **{f"generations/{n}": turn_of(memory(case), True) for n in CHAIN},
+    }
 
 
 def sgd(network, **options):
@@ -256,30 +306,43 @@ def sgd(network, **options):
 class Case:
     """What every variant shares: network, device, batch, and images, CIFAR-100's if it is here and made ones if not."""
 
-    def __init__(self, network, device, batch, steps=MOST_STEPS):
-        self.name, self.device = check_network(network), training.choose_device(device)
+    def __init__(self, network, device="auto", batch=128, steps=MOST_STEPS, precision="auto", compile=False,
+                 cuda_graph=False, pad_channels=False, numerics=None, recipe=RECIPE):  # fmt: skip
+        self.name, self.device = check_network(network), machine.choose_device(device)
+        named("precision", precision, ("auto", "bf16", "fp32"))
+        self.recipe, self.cuda_graph = recipe, cuda_graph
         self.batch = integer(batch)
         if self.batch is None or not 1 <= self.batch <= 4096:
             raise BadInput(f"batch must be an integer from 1 to 4096, got {batch!r}")
         self.data, self.dataset = images_at_hand(steps * self.batch)
-        self.precision, self.autocast, self.layout = training.numerics("auto", self.device)
+        if numerics is None:
+            numerics, _ = machine.choose(self.network(), (3, 32, 32), self.batch, precision, self.device, 0, compile)
+        self.numerics = numerics._replace(padded=pad_channels)
         here = self.dataset.to(self.device)
         self.labels = here.train.labels
-        self.images = data.Augmented(here.train, here.mean, here.std, RECIPE.pad, RECIPE.flip, RECIPE.border)
+        self.images = data.Augmented(here.train, here.mean, here.std, recipe.pad, recipe.flip, recipe.border)
 
     def network(self):
-        with training.seeded(0, torch.device("cpu")):
+        with machine.seeded(0, torch.device("cpu")):
             return models.build(self.name)
+
+    def placed(self):
+        """The network on the device, in our numerics."""
+        return self.numerics.place(self.network(), self.device)
+
+    def autocast(self):
+        return self.numerics.autocast(self.device)
 
     def spec(self, taught=True):
         own = {"objective": "label+teacher", "teacher": "0" * 16} if taught else {}
-        recipe = RECIPE.model_copy(update={"batch": self.batch})
+        recipe = self.recipe.model_copy(update={"batch": self.batch})
         return RunSpec(network=self.name, dataset=self.dataset.name, dataset_digest=self.dataset.digest, recipe=recipe,
                        seed=0, generation=int(taught), **own)  # fmt: skip
 
     def told(self):
-        told = {"network": self.name, "batch": self.batch, "data": self.data}
-        return told | training.describe(self.device, self.precision)
+        told = {"network": self.name, "batch": self.batch, "data": self.data, "numerics": str(self.numerics),
+                "cuda_graph": self.cuda_graph}  # fmt: skip
+        return told | machine.describe(self.device, self.numerics)
 
 
 def images_at_hand(count):
@@ -304,7 +367,7 @@ class Kept:
 
     def __init__(self, kind, case, say):
         self.key = {"kind": kind, **case.told(), "rounds": ROUNDS}
-        self.path = data.home() / "benchmarks" / f"{kind}-{case.name}-{case.batch}-{case.device.type}.json"
+        self.path = data.home() / "benchmarks" / f"{name_of(kind, self.key)}.json"
         self.say, self.begun = say, time.perf_counter()
         self.state = {"key": self.key, "seconds": {}, "peaks": {}}
         with contextlib.suppress(OSError, ValueError, KeyError):
@@ -389,7 +452,7 @@ def traffic(name, precision, batch=2):
 def ceilings(case, images_per_second):
     """What the device can do at most, measured now, and the share of it that the plain step's arithmetic and memory
     traffic (`traffic`, an estimate) come to. TFLOP/s of a large matrix product in the step's precision, GB/s of a copy."""
-    cuda, dtype = case.device.type == "cuda", torch.bfloat16 if case.precision == "bf16" else torch.float32
+    cuda, dtype = case.device.type == "cuda", torch.bfloat16 if case.numerics.precision == "bf16" else torch.float32
     size = 8192 if cuda else 2048
     a = torch.ones(size, size, dtype=dtype, device=case.device)
     source = torch.zeros(2**30 if cuda else 2**27, dtype=torch.uint8, device=case.device)
@@ -402,15 +465,21 @@ def ceilings(case, images_per_second):
         "matmul_tflops": round(flops / 1e12, 3),
         "copy_gb_per_second": round(bandwidth / 1e9, 2),
         "share_of_matmul": round(arithmetic / flops, 3),
-        "share_of_copy": round(traffic(case.name, case.precision) * images_per_second / bandwidth, 3),
+        "share_of_copy": round(traffic(case.name, case.numerics.precision) * images_per_second / bandwidth, 3),
     }
+
+
+def name_of(kind, told):
+    """The name of a measurement's file: what was measured, where, and how."""
+    words = [told["hardware"], *([f"{told['threads']}-threads"] if told["device"] == "cpu" else []), told["numerics"],
+             *(["cuda graph"] if told["cuda_graph"] else [])]  # fmt: skip
+    how = re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower()).strip("-")
+    return f"{kind}-{told['network']}-{told['batch']}-{how}"
 
 
 def record(result, kind):
     """Write a result to results/benchmarks/, where chapter 6 finds it. Returns the path."""
-    hardware = re.sub(r"[^a-z0-9]+", "-", result["hardware"].lower()).strip("-")
-    threads = f"-{result['threads']}-threads" if result["device"] == "cpu" else ""
-    path = RESULTS / f"{kind}-{result['network']}-{result['batch']}-{hardware}{threads}.json"
+    path = RESULTS / f"{name_of(kind, result)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, dump(result))
     return path

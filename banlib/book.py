@@ -39,7 +39,7 @@ from nbclient.exceptions import DeadKernelError
 
 from banlib.recipe import check_parameters, named
 from banlib.tables import check_rows
-from banlib.training import choose_device
+from banlib.machine import choose_device
 
 PACKAGE = Path(__file__).parent
 HEADLINE_CHAPTER, HEADLINE = "02_ban_densenet", "headline"  # the figure of preface and README, glued under this name

@@ -12,9 +12,10 @@ import joblib
 from tqdm import tqdm
 
 from banlib import data, models
+from banlib.machine import choose_device
 from banlib.recipe import PROFILES, Profile, RunSpec, Settings
 from banlib.store import Store
-from banlib.training import choose_device, fit
+from banlib.training import fit
 
 
 RESULTS = Path(__file__).parents[1] / "results"  # the measured runs that ship with the book
@@ -78,7 +79,7 @@ def train_missing(specs, store, device="auto", jobs=None, threads=None, progress
     """Train what the store lacks of `specs`, in which a teacher stands before its students.
 
     jobs: processes side by side; by default one per core where runs use one thread on the CPU, else one.
-    how: teacher_memory and compile, see `training.fit`.
+    how: see `training.How`.
     Returns a sentence for each failure, which names the runs that it blocks; all others are trained.
     """
     chosen = choose_device(device)

@@ -9,9 +9,7 @@ import json
 import time
 from dataclasses import dataclass, field
 
-import torch
-
-from banlib import data, ensemble, lineage, models, objectives, paper, training
+from banlib import data, ensemble, lineage, machine, models, paper, training
 from banlib.recipe import PROFILES, BadInput, RunSpec, Settings, check_network, generation_name
 from banlib.store import Store
 
@@ -250,7 +248,7 @@ def cost(cells, device="auto", store=None):
     missing, a teacher asked online), seconds (of one process, from speeds measured on this machine; None if nothing is
     missing).
     """
-    store, chosen = store or Store(), training.choose_device(device)
+    store, chosen = store or Store(), machine.choose_device(device)
     profile = PROFILES[cells[0].profile]
     known, specs = data.facts(profile.dataset), specs_of(cells)
     work, told = arithmetic(specs), {}
@@ -303,7 +301,7 @@ def _macs(network, known):
 
 def measured_seconds(store, device):
     """{(network, dataset, batch): seconds of an epoch} of the finished teachers that were trained on this hardware."""
-    here, found = training.describe(device, None)["hardware"], {}
+    here, found = machine.hardware(device), {}
     for run_id in store.ids():
         path = store.folder(run_id) / "run.json"
         if path.exists():
@@ -319,20 +317,11 @@ def measured_seconds(store, device):
 def probe(network, known, profile, device, macs):
     """Training speed of a network in images/s, from a few timed steps on random images; large networks get few images."""
     batch = max(2, min(profile.recipe.batch, int(PROBE_FLOP / (6 * macs))))
-    _, autocast, layout = training.numerics(profile.recipe.precision, device)
-    with training.thread_count(profile.threads), training.seeded(0, device):
-        student = models.build(network, known.classes, known.channels, known.image_size).to(device, memory_format=layout)
-        optimizer = torch.optim.SGD(student.parameters(), 1e-3, 0.9, nesterov=True)
-        images = torch.randn(batch, known.channels, known.image_size, known.image_size, device=device)
-        images, labels = images.contiguous(memory_format=layout), torch.zeros(batch, dtype=torch.int64, device=device)
-        times = []
+    with training.thread_count(profile.threads), machine.seeded(0, device):
+        student = models.build(network, known.classes, known.channels, known.image_size)
+        shape = known.channels, known.image_size, known.image_size
+        [way, *_], times = machine.candidates(profile.recipe.precision, device), []
+        step = machine.step_in(student, shape, batch, device, way)
         while len(times) < 4 and sum(times) < 2:
-            started = time.perf_counter()
-            with autocast():
-                logits = student(images)
-            objectives.label_loss(logits, labels).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            torch.cuda.synchronize(device) if device.type == "cuda" else None
-            times.append(time.perf_counter() - started)
+            times.append(step())
     return batch / min(times)

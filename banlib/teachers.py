@@ -16,19 +16,24 @@ MEMORIES = ("auto", "online", "remembered")
 SMALL = 64 * 2**20  # bytes; a float32 table of this size is filled at once before training: digits, not CIFAR
 ASKED_AT_ONCE = 64  # images in each batch by which a table is filled on a CPU
 HALF = 1e-3  # largest change of a probability for which answers are kept as float16, else float32
+SAFE = 0.9  # of the memory that is free, the share that table and training may take: the rest is for the allocator's gaps
 WORTH = 0.75  # remember by "auto" where at most this share of the online teacher's forward passes is left to do
 
 _kept = {}  # one {key: Remembered}: the next student of the same teacher, in the same process, finds it filled
 
 
-def choose(network, autocast, images, count, classes, epochs, memory="auto", layout=torch.contiguous_format, key=None):
+def choose(
+    network, autocast, images, count, classes, epochs, memory="auto", layout=torch.contiguous_format, key=None,
+    reserve=0,
+):  # fmt: skip
     """The teacher that a training asks: `online`, or a `Remembered`.
 
     images: the training images (`data.Augmented`); count: how many; layout: memory format of the batches.
     memory: one of MEMORIES. "auto" remembers where that saves forward passes: a small table if there are at least as
     many epochs as views; a large one if `share` leaves at most WORTH, or if it is there from an earlier student.
     key: of the table that students of one teacher share in this process, or None; `forget()` frees it.
-    Where free memory does not hold the table, the teacher is online, and a warning says so.
+    reserve: bytes that training takes beside it. Where free memory does not hold both, the teacher is online, and a
+    warning says so.
     """
     answers = count * images.count
     if answers * classes * 4 <= SMALL:
@@ -41,9 +46,9 @@ def choose(network, autocast, images, count, classes, epochs, memory="auto", lay
     forget()
     dtype = table_type(network, autocast, images, count, layout)
     needed, free = answers * (classes * dtype.itemsize + 1), free_memory(images.device)
-    if needed > free / 2:  # the other half is for training
-        warnings.warn(f"the teacher is asked online: remembering its answers takes {needed / 1e9:.1f} GB, and of "
-                      f"{free / 1e9:.1f} GB free on {images.device} half is for training")  # fmt: skip
+    if needed + reserve > SAFE * free:
+        warnings.warn(f"the teacher is asked online: remembering its answers takes {needed / 1e9:.1f} GB beside the "
+                      f"{reserve / 1e9:.1f} GB of training, and {free / 1e9:.1f} GB are free on {images.device}")  # fmt: skip
         return online(network, autocast)
     teacher = Remembered(network, autocast, images, count, classes, dtype, layout)
     if key is not None:

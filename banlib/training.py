@@ -1,26 +1,23 @@
 """One generation, from a spec to a trained network.
 
-`fit` is the walk: claim the run, resume or start, train epoch by epoch, commit. `train_epoch` is the hot loop: no disk,
-no worker processes. Order, views and dropout of an epoch are functions of (seed, generation, epoch), not of history,
-so a resumed run sees what an undisturbed one would have seen.
+`fit` is the walk: claim the run, resume or start, train epoch by epoch, commit. `Step` is one step of the optimizer,
+`train_epoch` the hot loop: no disk, no worker processes. Order, views and dropout of an epoch are functions of (seed,
+generation, epoch), not of history, so a resumed run sees what an undisturbed one would have seen.
 """
 
 import contextlib
 import hashlib
-import importlib.metadata
 import math
-import os
-import platform
-import subprocess
 import sys
 import time
 import warnings
-from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
 
-from banlib import data, models, teachers
+from banlib import data, machine, models, teachers
+from banlib.machine import choose_device, seeded
 from banlib.objectives import OBJECTIVES
 from banlib.recipe import BadInput, named
 from banlib.store import Diverged, RunDamaged, RunMissing, Store
@@ -28,18 +25,39 @@ from banlib.store import Diverged, RunDamaged, RunMissing, Store
 EXPLODED = 50  # a loss this many times that of guessing is counted as divergence, long before it overflows
 
 
-def fit(spec, store=None, device="auto", threads=None, progress=True, teacher_memory="auto", compile=False):
+class How(NamedTuple):
+    """How a run is trained, not what: these move last bits at most, are recorded with the run, and are not hashed.
+
+    teacher_memory: "auto", "online" or "remembered", see `teachers.choose`.
+    compile: the student by torch.compile, which costs minutes before the first step: True, False, or "auto", see
+    `machine.choose`.
+    deterministic: only operations with the same bits each time, and no choice by timing.
+    cuda_graph, pad_channels: see `Step` and `models.pad_channels`. Neither has been tried on a GPU yet: off by default.
+    """
+
+    teacher_memory: str = "auto"
+    compile: bool | str = "auto"
+    deterministic: bool = False
+    cuda_graph: bool = False
+    pad_channels: bool = False
+
+    def checked(self):
+        named("teacher_memory", self.teacher_memory, teachers.MEMORIES)
+        if self.compile not in (True, False, "auto"):
+            raise BadInput(f"compile must be True, False or 'auto', got {self.compile!r}")
+        return self
+
+
+def fit(spec, store=None, device="auto", threads=None, progress=True, **how):
     """Train what spec describes, or load it if the store has it; returns the `store.Run`.
 
-    device: "auto", "cpu", "cuda", "cuda:1"; threads: CPU threads (None leaves torch's choice).
-    teacher_memory: "auto", "online" or "remembered", see `teachers.choose`; compile: the student by torch.compile, which
-    costs minutes before the first step. Both are how, not what: they move last bits, are recorded, and are not hashed.
+    device: "auto", "cpu", "cuda", "cuda:1"; threads: CPU threads (None leaves torch's choice); how: see `How`.
     Interrupted at any moment, the same call goes on after the last finished epoch.
-    Raises Diverged (NaN, infinite or exploding loss), ValueError (teacher and student do not fit), RunDamaged.
+    Raises Diverged (NaN, infinite or exploding loss), ValueError (teacher and student do not fit), RunDamaged,
+    RuntimeError (it needs more memory than the device has, or cannot be compiled).
     """
-    store = store or Store()
+    store, how = store or Store(), How(**how).checked()
     device = choose_device(device)
-    named("teacher_memory", teacher_memory, teachers.MEMORIES)
     dataset = data.load(spec.dataset)
     if dataset.digest != spec.dataset_digest:
         raise ValueError(
@@ -51,32 +69,42 @@ def fit(spec, store=None, device="auto", threads=None, progress=True, teacher_me
     teacher = load_teacher(spec, store, dataset) if spec.teacher else None
     if spec.share_ends:
         models.share_ends(new_network(spec, dataset), teacher)  # refuses what does not fit before anything is created
-    with store.claim(spec) as work, thread_count(threads):
+    with store.claim(spec) as work, thread_count(threads), machine.deterministic(how.deterministic):
         if not work.finished.exists():
             if sentence := work.diverged():
                 raise Diverged(f"{sentence}; `banlib runs rm {spec.run_id}` forgets it")
-            train(spec, work, teacher, dataset, device, progress, teacher_memory, compile)
+            with failures_told(spec, device):
+                train(spec, work, teacher, dataset, device, progress, how)
     return store.load(spec.run_id)
 
 
-def train(spec, work, teacher, dataset, device, progress, teacher_memory="auto", compile=False):
+def train(spec, work, teacher, dataset, device, progress, how):
     recipe, started = spec.recipe, time.perf_counter()
-    precision, autocast, layout = numerics(recipe.precision, device)
-
     student = new_network(spec, dataset)
     if spec.share_ends:
         models.share_ends(student, teacher)
-    student.to(device, memory_format=layout)
+    resumed = work.resume()
+    rows, environments = (resumed[2]["rows"], resumed[2]["environments"]) if resumed else ([], [])
+    count, shape = len(dataset.train.labels), dataset.train.images.shape[1:]
+    steps = (recipe.epochs - len(rows)) * math.ceil(count / recipe.batch)
+    numerics, tried = numerics_as_before(environments, recipe, device, how), None
+    if numerics is None:
+        numerics, tried = machine.choose(
+            student, shape, recipe.batch, recipe.precision, device, steps, how.compile, not how.deterministic
+        )
+    numerics = numerics._replace(padded=how.pad_channels)
+    needed, recomputed = room_for(student, shape, recipe.batch, numerics, device)
+    numerics.place(student, device)
     optimizer = torch.optim.SGD(  # foreach: the same bits as a loop over parameters, in 3/4 of its time; fused has others
         student.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov,
         foreach=True,
     )  # fmt: skip
-    rows, environments = [], []
-    environment = describe(device, precision) | {"compiled": compile}
-    if resumed := work.resume():
-        _, tensors, state = resumed
-        unpack(tensors, student, optimizer)
-        rows, environments = state["rows"], state["environments"]
+    if resumed:
+        unpack(resumed[1], student, optimizer)
+    environment = machine.describe(device, numerics) | {
+        "deterministic": how.deterministic, "cuda_graph": how.cuda_graph, "recomputed": recomputed}  # fmt: skip
+    if tried:
+        environment["trial"] = {way: round(seconds, 5) for way, seconds in tried.items()}
     environments.append(environment)
     work.log(rows, fresh=True)
 
@@ -84,19 +112,20 @@ def train(spec, work, teacher, dataset, device, progress, teacher_memory="auto",
     images = data.Augmented(dataset.train, dataset.mean, dataset.std, recipe.pad, recipe.flip, recipe.border)
     labels = dataset.train.labels
     if teacher is not None:
-        key = (spec.teacher, images.views, precision, device, torch.get_num_threads())
+        key = (spec.teacher, images.views, numerics[:2], device, torch.get_num_threads())
         teacher = teachers.choose(
-            teacher.to(device, memory_format=layout), autocast, images, len(labels), len(dataset.classes),
-            recipe.epochs, teacher_memory, layout, key,
+            teacher.to(device, memory_format=numerics.memory_format), lambda: numerics.autocast(device), images, count,
+            len(dataset.classes), recipe.epochs, how.teacher_memory, numerics.memory_format, key, needed,
         )  # fmt: skip
         environment["teacher"] = teachers.kind(teacher)
     if resumed:
         warn_if_moved(spec, environments[-2], environment)
-    if compile:
+    if numerics.compiled:
         student.compile(dynamic=False)
-    test = lambda: evaluate(student, dataset, autocast, layout)  # noqa: E731
+    take_step = Step(spec, student, optimizer, images, labels, teacher, numerics, how.cuda_graph)
+    test = lambda: evaluate(student, dataset, numerics)  # noqa: E731
 
-    count, seen, probabilities = len(labels), {}, None
+    seen, probabilities = {}, None
     bar = tqdm(
         total=recipe.epochs * count, initial=len(rows) * count, unit="img", unit_scale=True, disable=not progress,
         desc=f"{spec.network} {spec.name} seed {spec.seed} on {device}", mininterval=0.5 if sys.stderr.isatty() else 10,
@@ -106,9 +135,7 @@ def train(spec, work, teacher, dataset, device, progress, teacher_memory="auto",
         for epoch in range(len(rows) + 1, recipe.epochs + 1):
             begun = time.perf_counter()
             try:
-                loss, error = train_epoch(
-                    spec, epoch, student, optimizer, images, labels, teacher, autocast, layout, bar.update
-                )
+                loss, error = train_epoch(take_step, epoch, bar.update)
                 row = {"epoch": epoch, "lr": recipe.lr_at(epoch), "train_loss": loss, "train_error": error}
                 row["train_seconds"] = round(time.perf_counter() - begun, 4)
                 if epoch % recipe.test_every == 0 or epoch == recipe.epochs:
@@ -146,57 +173,153 @@ def train(spec, work, teacher, dataset, device, progress, teacher_memory="auto",
     work.commit(results, rows, environments, weights, probabilities, dataset.test.labels.cpu())
 
 
-def train_epoch(spec, epoch, student, optimizer, images, labels, teacher, autocast, layout, tick=lambda n: None):
-    """One pass over the training images; returns (mean loss in nats, training error in %).
+def room_for(student, shape, batch, numerics, device):
+    """(bytes that training takes, about; whether dense units recompute): the latter where memory is too small otherwise.
 
-    teacher: see `teachers`, or None. tick: called with the number of images after each step.
-    Raises Diverged(step, what) before the optimizer step that a bad loss or gradient would have spoilt; on CUDA, where
-    looking at each step would stall the device, at the end of the epoch, whose weights are then never saved.
+    It changes no bits. A compiled network is left alone, since its compiler weighs memory against arithmetic by itself.
     """
-    recipe, device = spec.recipe, labels.device
-    objective = OBJECTIVES[spec.objective]
-    limit = EXPLODED * (1 + spec.temperature**2) * math.log(student_classes(student))
-    order, views = (drawn.to(device) for drawn in epoch_draw(spec, epoch, len(labels), images.count))
-    if isinstance(teacher, teachers.Remembered):
-        teacher.fill(order, views)
-    generator = torch.Generator(device).manual_seed(stream(spec, "objective", epoch))
-    for group in optimizer.param_groups:
-        group["lr"] = recipe.lr_at(epoch)
-    parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    student.train()
-    loss_sum = torch.zeros((), device=device)
-    wrong = torch.zeros((), device=device, dtype=torch.int64)
-    first_bad = torch.full((), -1, device=device)
+    needed, free = machine.step_memory(student, shape, batch, numerics.precision), teachers.free_memory(device)
+    if numerics.compiled or needed <= teachers.SAFE * free or not models.recompute(student):
+        return needed, False
+    less = machine.step_memory(student, shape, batch, numerics.precision)
+    warnings.warn(f"training takes {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free on {device}: dense units compute "
+                  f"again what they would keep, which is slower and takes {less / 1e9:.1f} GB")  # fmt: skip
+    return less, True
 
+
+class Step:
+    """One step of the optimizer, as a function of a batch's image indices and views (both int64 [batch]).
+
+    teacher: see `teachers`, or None. It sums loss and wrong answers on the device since `begin`, and waits for the
+    device nowhere but on a CPU, so that with `graph` CUDA records it once for each learning rate and replays it, without
+    the processor's time for each kernel (on a CPU `graph` goes the same way, with the function in place of the record).
+    Batches of another size than the recipe's, the last of an epoch, are computed as ever.
+    """
+
+    def __init__(self, spec, student, optimizer, images, labels, teacher=None, numerics=machine.REFERENCE, graph=False):
+        self.spec, self.student, self.optimizer, self.teacher = spec, student, optimizer, teacher
+        self.images, self.labels, self.numerics, self.graph = images, labels, numerics, graph
+        self.device, self.objective = labels.device, OBJECTIVES[spec.objective]
+        self.parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
+        self.limit = EXPLODED * (1 + spec.temperature**2) * math.log(student_classes(student))
+        self.generator = torch.Generator(self.device)  # the objective's
+        self.loss = torch.zeros((), device=self.device)
+        self.wrong, self.number, self.bad = (torch.zeros_like(self.loss, dtype=torch.int64) for _ in range(3))
+        self.record = None  # (learning rate, function that replays)
+
+    def begin(self, epoch):
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.spec.recipe.lr_at(epoch)
+        self.generator.manual_seed(stream(self.spec, "objective", epoch))
+        for total in (self.loss, self.wrong, self.number, self.bad):
+            total.zero_()
+        self.student.train()
+
+    def __call__(self, indices, views):
+        if not self.graph or len(indices) != self.spec.recipe.batch:
+            return self.compute(indices, views)
+        lr = self.optimizer.param_groups[0]["lr"]
+        if self.record is None or self.record[0] != lr:
+            self.record = None  # frees the memory of the old one first
+            self.record = lr, self.recorded(indices, views)
+        self.record[1](indices, views)
+
+    def compute(self, indices, views):
+        """Raises Diverged on a CPU before the optimizer's step that a bad loss or gradient would have spoilt."""
+        batch = self.images.batch(indices, views).contiguous(memory_format=self.numerics.memory_format)
+        target = self.labels[indices]
+        teacher_logits = self.teacher(batch, indices, views) if self.teacher else None
+        with self.numerics.autocast(self.device):
+            logits = self.student(batch)
+        loss = self.objective(logits, target, teacher_logits, self.spec.temperature, self.generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in self.parameters])
+        good = (loss < self.limit) & norm.isfinite()  # a NaN loss compares false
+        self.number += 1
+        if self.device.type == "cpu":
+            if not good:
+                what = f"the loss is {loss.item():g}, the gradient's norm {norm.item():g}"
+                raise Diverged(int(self.number), what)
+        else:
+            self.bad.copy_(torch.where(good | (self.bad > 0), self.bad, self.number))
+        self.optimizer.step()
+        self.loss += loss.detach() * len(indices)
+        self.wrong += (logits.detach().argmax(1) != target).sum()
+
+    def recorded(self, indices, views):
+        """`compute` as a CUDA graph that reads its batch from where the returned function writes it.
+
+        Warming up takes real steps; whatever they changed is put back, and the random generators too.
+        """
+        given = indices.clone(), views.clone()
+        cuda = self.device.type == "cuda"
+        with self.undone():
+            if cuda:
+                side = torch.cuda.Stream(self.device)
+                side.wait_stream(torch.cuda.current_stream(self.device))
+            with torch.cuda.stream(side) if cuda else contextlib.nullcontext():
+                for _ in range(3):
+                    self.compute(*given)
+            if cuda:
+                torch.cuda.current_stream(self.device).wait_stream(side)
+        replay = lambda: self.compute(*given)  # noqa: E731
+        if cuda:
+            graph = torch.cuda.CUDAGraph()
+            graph.register_generator_state(self.generator)
+            self.optimizer.zero_grad(set_to_none=True)
+            with self.undone(), torch.cuda.graph(graph):
+                self.compute(*given)
+            replay = graph.replay
+
+        def function(indices, views):
+            for static, new in zip(given, (indices, views)):
+                static.copy_(new)
+            replay()
+
+        return function
+
+    @contextlib.contextmanager
+    def undone(self):
+        """Weights, buffers, momentum, sums and random generators are afterwards as they were."""
+        momenta = lambda: [state["momentum_buffer"] for state in self.optimizer.state.values() if state]  # noqa: E731
+        sums = [self.loss, self.wrong, self.number, self.bad]
+        kept = [(tensor, tensor.clone()) for tensor in [*self.student.state_dict().values(), *momenta(), *sums]]
+        had_momentum, state = bool(momenta()), self.generator.get_state()
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            yield
+        self.generator.set_state(state)
+        with torch.no_grad():
+            for tensor, before in kept:
+                tensor.copy_(before)
+            if not had_momentum:  # the first step's momentum is its gradient, which is that of a momentum of zero
+                for buffer in momenta():
+                    buffer.zero_()
+
+
+def train_epoch(take_step, epoch, tick=lambda n: None):
+    """One pass over the training images by a `Step`; returns (mean loss in nats, training error in %).
+
+    tick: called with the number of images after each step.
+    Raises Diverged(step, what): on a CPU at once, on CUDA, where looking at each step would stall the device, at the end
+    of the epoch, whose weights are then never saved.
+    """
+    spec, device, count = take_step.spec, take_step.device, len(take_step.labels)
+    order, views = (drawn.to(device) for drawn in epoch_draw(spec, epoch, count, take_step.images.count))
+    if isinstance(take_step.teacher, teachers.Remembered):
+        take_step.teacher.fill(order, views)
+    take_step.begin(epoch)
     with seeded(stream(spec, "dropout", epoch), device):
-        batches = zip(order.split(recipe.batch), views.split(recipe.batch))
-        for step, (indices, view) in enumerate(batches, 1):
-            batch = images.batch(indices, view).contiguous(memory_format=layout)
-            target = labels[indices]
-            teacher_logits = teacher(batch, indices, view) if teacher else None
-            with autocast():
-                logits = student(batch)
-            loss = objective(logits, target, teacher_logits, spec.temperature, generator)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])
-            good = (loss < limit) & norm.isfinite()  # a NaN loss compares false
-            if device.type == "cpu":
-                if not good:
-                    raise Diverged(step, f"the loss is {loss.item():g}, the gradient's norm {norm.item():g}")
-            else:
-                first_bad = torch.where(good | (first_bad > 0), first_bad, step)
-            optimizer.step()
-            loss_sum += loss.detach() * len(indices)
-            wrong += (logits.detach().argmax(1) != target).sum()
+        for indices, view in zip(order.split(spec.recipe.batch), views.split(spec.recipe.batch)):
+            take_step(indices, view)
             tick(len(indices))
-    if first_bad > 0:
-        raise Diverged(int(first_bad), "loss or gradient not finite, or exploded")
-    return loss_sum.item() / len(labels), 100 * wrong.item() / len(labels)
+    if take_step.bad > 0:
+        raise Diverged(int(take_step.bad), "loss or gradient not finite, or exploded")
+    return take_step.loss.item() / count, 100 * take_step.wrong.item() / count
 
 
 @torch.no_grad()
-def evaluate(network, dataset, autocast=contextlib.nullcontext, layout=torch.contiguous_format):
+def evaluate(network, dataset, numerics=machine.REFERENCE):
     """(probabilities float16 [n, classes] on the CPU, error in %, negative log-likelihood in nats) on the test images.
 
     The error is that of the rounded probabilities, so whoever reads them later finds the same number.
@@ -205,8 +328,8 @@ def evaluate(network, dataset, autocast=contextlib.nullcontext, layout=torch.con
     images = data.Augmented(dataset.test, dataset.mean, dataset.std, pad=0, flip=False, border="reflect")
     labels, logits = dataset.test.labels, []
     for indices in torch.arange(len(labels), device=labels.device).split(500):
-        with autocast():
-            logits.append(network(images.plain(indices).contiguous(memory_format=layout)).float())
+        with numerics.autocast(labels.device):
+            logits.append(network(images.plain(indices).contiguous(memory_format=numerics.memory_format)).float())
     logits = torch.cat(logits)
     probabilities = logits.softmax(1).half()
     error = 100 * (probabilities.argmax(1) != labels).double().mean().item()
@@ -268,14 +391,6 @@ def epoch_draw(spec, epoch, count, views):
 
 
 @contextlib.contextmanager
-def seeded(seed, device):
-    """The global generators set to seed inside, and as they were after."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
-
-
-@contextlib.contextmanager
 def thread_count(threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
@@ -313,80 +428,38 @@ def unpack(tensors, student, optimizer):
             optimizer.state[parameter]["momentum_buffer"] = momentum
 
 
-def choose_device(text="auto"):
-    """A torch.device from "auto" (CUDA, then CPU), "cpu", "cuda" or "cuda:N"; ValueError lists what was found."""
-    found = ["cpu"] + [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    if text == "auto":
-        return torch.device(found[1] if len(found) > 1 else "cpu")
-    wanted = "cuda:0" if text == "cuda" else str(text)
-    if wanted not in found:
-        raise BadInput(f"device {str(text)!r} is not here; found: {', '.join(found)} (or use 'auto')")
-    return torch.device(wanted)
-
-
-def numerics(precision, device):
-    """("fp32" or "bf16", an autocast context factory, the memory format) in which a device trains fastest.
-
-    A recipe that says "fp32" gets the plain reference on a CPU; only "auto" lets the channels lie last in fp32 too.
-    """
-    chosen = choose_precision(precision, device)
-    plain = precision == "fp32" and device.type == "cpu"
-    autocast = lambda: torch.autocast(device.type, torch.bfloat16, enabled=chosen == "bf16")  # noqa: E731
-    return chosen, autocast, torch.contiguous_format if plain else torch.channels_last
-
-
-def choose_precision(precision, device):
-    """ "fp32" or "bf16": for "auto", bf16 autocast where the device computes in it."""
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp32"
-    # Emulated bf16 is slower than fp32; only processors with one of these instruction sets gain by it.
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
-
-
-def describe(device, precision):
-    """Where a run is trained: recorded with it, and compared when it is resumed."""
-    return {
-        "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
-        "device": device.type,
-        "precision": precision,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "banlib": importlib.metadata.version("banlib"),
-        "commit": commit(),
-    }
-
-
-def processor():
-    """The CPU's name and core count, as far as the system tells."""
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.split(":", 1)[1].strip()
-                break
-    return f"{name}, {os.cpu_count()} cores"
-
-
-def commit():
-    """The checkout's commit, with "+" if files differ from it; "unknown" outside a checkout."""
-    here = Path(__file__).parent
-    try:
-        git = lambda *words: subprocess.run(  # noqa: E731
-            ["git", "-C", here, *words], capture_output=True, text=True, check=True, timeout=10
-        ).stdout
-        changed = git("status", "--porcelain", "--", here)
-        return git("rev-parse", "--short=12", "HEAD").strip() + ("+" if changed else "")
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
+def numerics_as_before(environments, recipe, device, how):
+    """The `machine.Numerics` of the last start, if the run goes on where it was; None if they are to be chosen anew."""
+    if not environments or "layout" not in environments[-1]:
+        return None
+    last = environments[-1]
+    now = machine.describe(device, machine.REFERENCE)
+    if any(last[name] != now[name] for name in ("hardware", "device", "threads", "torch")):
+        return None
+    compiled = last["compiled"] if how.compile == "auto" else how.compile
+    return machine.Numerics(last["precision"], last["layout"], compiled)
 
 
 def warn_if_moved(spec, before, now):
-    same = ("hardware", "device", "precision", "threads", "torch", "teacher", "compiled")
+    same = ("hardware", "device", "precision", "layout", "threads", "torch", "teacher", "compiled", "padded")
     moved = [name for name in same if name in before and before[name] != now.get(name)]
     if moved:
         changes = ", ".join(f"{name} {before[name]} -> {now.get(name)}" for name in moved)
         warnings.warn(f"run {spec.run_id} goes on under other conditions ({changes}): it will not be bit-identical "
                       "to one that never stopped; both are recorded")  # fmt: skip
+
+
+@contextlib.contextmanager
+def failures_told(spec, device):
+    """What the device or the compiler could not do, as a sentence that names the run and the way out."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        free = teachers.free_memory(device) / 1e9
+        raise RuntimeError(f"{spec.network} {spec.name} (run {spec.run_id}) needs more memory than {device} has "
+                           f"({free:.1f} GB free now): take a device with more, or a smaller network") from error  # fmt: skip
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        first = str(error).strip().splitlines()[0]
+        raise RuntimeError(f"{spec.network} cannot be compiled here ({first}): train it without compile") from error

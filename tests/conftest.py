@@ -8,6 +8,14 @@ from banlib.recipe import PROFILES, Recipe, RunSpec
 from banlib.store import Store
 
 
+@pytest.fixture(autouse=True, scope="session")
+def home_of_the_session(tmp_path_factory):
+    """For what is made once for several tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BANLIB_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def own_home(tmp_path, monkeypatch):
     monkeypatch.setenv("BANLIB_HOME", str(tmp_path / "home"))

@@ -27,6 +27,11 @@ def said():
     return []
 
 
+def told(hardware):
+    return {"network": TINY, "batch": 4, "hardware": hardware, "device": "cpu", "threads": 2, "cuda_graph": False,
+            "numerics": "bf16, channels last"}  # fmt: skip
+
+
 def two_steps(monkeypatch):
     monkeypatch.setattr(bench, "MOST_STEPS", 2)
 
@@ -45,8 +50,8 @@ def test_the_usual_loop_learns_what_ours_learns():
             loss = bench.usual_epoch(loader, student, optimizer, teacher, case.device)
         else:
             asked = teachers.online(teacher, torch.no_grad)
-            loss, _ = training.train_epoch(case.spec(), 1, student, optimizer, case.images, case.labels, asked,
-                                           torch.enable_grad, torch.contiguous_format)  # fmt: skip
+            step = training.Step(case.spec(), student, optimizer, case.images, case.labels, asked)
+            loss, _ = training.train_epoch(step, 1)
         ended.append((loss, torch.cat([parameter.flatten() for parameter in student.parameters()])))
     assert ended[0][0] == pytest.approx(ended[1][0], rel=1e-5)
     assert torch.allclose(ended[0][1], ended[1][1], atol=1e-6)
@@ -95,7 +100,7 @@ def test_what_is_reported_follows_from_the_seconds(monkeypatch, said):
 def test_variants_take_turns_and_a_stopped_measurement_goes_on(said, tmp_path):
     """Round by round; what was measured before it was stopped is kept, and forgotten once all is done."""
     order = []
-    case = SimpleNamespace(name=TINY, batch=4, device=torch.device("cpu"), told=lambda: {"hardware": "a machine"})
+    case = SimpleNamespace(name=TINY, batch=4, device=torch.device("cpu"), told=lambda: told("a machine"))
     turns = {name: ((lambda count, name=name: order.append(name)), 4) for name in ("usual", "ours")}
     kept = bench.Kept("loop", case, said.append)
     kept.begin(steps=3)
@@ -119,7 +124,7 @@ def test_variants_take_turns_and_a_stopped_measurement_goes_on(said, tmp_path):
 
 def test_rounds_of_another_machine_are_not_gone_on_with(said):
     for machine in ("one", "another"):
-        case = SimpleNamespace(name=TINY, batch=4, device=torch.device("cpu"), told=lambda: {"hardware": machine})
+        case = SimpleNamespace(name=TINY, batch=4, device=torch.device("cpu"), told=lambda: told(machine))
         kept = bench.Kept("loop", case, said.append)
         kept.begin()
         assert kept.state["seconds"] == {}
@@ -129,7 +134,7 @@ def test_rounds_of_another_machine_are_not_gone_on_with(said):
 def test_no_round_is_started_that_would_end_too_late(said, monkeypatch):
     now = SimpleNamespace(seconds=0.0)
     monkeypatch.setattr(bench.time, "perf_counter", lambda: now.seconds)
-    case = SimpleNamespace(name=TINY, batch=4, device=torch.device("cpu"), told=lambda: {})
+    case = SimpleNamespace(name=TINY, batch=4, device=torch.device("cpu"), told=lambda: told("a machine"))
     kept = bench.Kept("loop", case, said.append)
 
     def turn(count):
@@ -197,9 +202,9 @@ def test_traffic_counts_what_operators_read_and_write():
 
 
 def test_a_recorded_measurement_is_found_and_disturbs_no_run(tmp_path):
-    result = {"network": TINY, "batch": 4, "hardware": "A Processor (R), 2 cores", "device": "cpu", "threads": 2}
+    result = told("A Processor (R), 2 cores")
     path = bench.record(result, "loop")
-    assert path.name == f"loop-{TINY}-4-a-processor-r-2-cores-2-threads.json"
+    assert path.name == f"loop-{TINY}-4-a-processor-r-2-cores-2-threads-bf16-channels-last.json"
     assert bench.recorded("loop", path.parent) == [result] and bench.recorded("scaling", path.parent) == []
     assert Store(path.parents[1]).ids() == [] and recorded(Store(path.parents[1])) == []
 

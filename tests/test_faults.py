@@ -28,7 +28,7 @@ from children import outcome
 from conftest import recipe, tiny_spec
 
 import banlib
-from banlib import data, lineage, objectives, recipe as recipes, store as store_module, training
+from banlib import data, lineage, machine, objectives, recipe as recipes, store as store_module, training
 from banlib.recipe import Profile, Settings
 from banlib.store import FILES, RESUME, Diverged, RunDamaged, RunMissing, Store, read_metrics, write_atomically
 from banlib.training import fit
@@ -38,7 +38,7 @@ LONG = recipe(epochs=10, lr_milestones=(4, 7), test_every=5)  # long enough for 
 
 
 def train(spec, store, **options):
-    return fit(spec, store, **{"device": "cpu", "threads": 1, "progress": False} | options)
+    return fit(spec, store, **{"device": "cpu", "threads": 1, "progress": False, "deterministic": True} | options)
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +79,11 @@ def interrupt(monkeypatch, epoch, step=2, error=KeyboardInterrupt):
     """Raise error in a step of an epoch, once its gradients are there and its weights not yet moved."""
     steps = training.train_epoch
 
-    def train_epoch(spec, number, student, optimizer, *rest):
+    def train_epoch(take_step, number, *rest):
         if number == epoch:
             taken = []
-            optimizer.register_step_pre_hook(lambda *_: taken.append(1) or raise_at(len(taken) == step, error))
-        return steps(spec, number, student, optimizer, *rest)
+            take_step.optimizer.register_step_pre_hook(lambda *_: taken.append(1) or raise_at(len(taken) == step, error))
+        return steps(take_step, number, *rest)
 
     monkeypatch.setattr(training, "train_epoch", train_epoch)
 
@@ -531,9 +531,9 @@ def test_case_11_weights_spoilt_by_the_last_step_of_an_epoch_diverge(teacher, st
     """Every training loss was finite; the test loss is the first to show it."""
     steps = training.train_epoch
 
-    def train_epoch(spec, epoch, student, *rest):
-        result = steps(spec, epoch, student, *rest)
-        next(student.parameters()).data.fill_(math.nan)
+    def train_epoch(step, epoch, *rest):
+        result = steps(step, epoch, *rest)
+        next(step.student.parameters()).data.fill_(math.nan)
         return result
 
     monkeypatch.setattr(training, "train_epoch", train_epoch)
@@ -548,10 +548,10 @@ def test_case_11_the_other_seeds_go_on_and_the_blocked_are_named(store, monkeypa
     settings = Settings(Profile("tiny", "digits", "DenseNetBC-10-4", SHORT, 2, 2, 1), "DenseNetBC-10-4", 2, (0, 1))
     steps = training.train_epoch
 
-    def train_epoch(spec, epoch, *rest):
-        if (spec.seed, spec.generation, epoch) == (0, 1, 2):
+    def train_epoch(step, epoch, *rest):
+        if (step.spec.seed, step.spec.generation, epoch) == (0, 1, 2):
             raise Diverged(1, "the loss is nan, the gradient's norm nan")
-        return steps(spec, epoch, *rest)
+        return steps(step, epoch, *rest)
 
     monkeypatch.setattr(training, "train_epoch", train_epoch)
     with pytest.raises(RuntimeError, match=r"^seed 0: .*BAN-1 .*diverged in epoch 2, step 1, .*\(blocked: BAN-2\)$"):
@@ -871,10 +871,10 @@ def test_case_28_resumed_under_other_threads_is_warned_of_and_recorded(teacher, 
     assert json.loads((run.folder / "run.json").read_text())["environments"] == run.environments
 
 
-@pytest.mark.parametrize("name", ["hardware", "device", "precision", "torch"])
+@pytest.mark.parametrize("name", ["hardware", "device", "precision", "layout", "torch"])
 def test_case_28_every_condition_that_moves_bits_is_compared(teacher, store, interrupted, monkeypatch, name):
-    describe = training.describe
-    monkeypatch.setattr(training, "describe", lambda *args: describe(*args) | {name: "another"})
+    describe = machine.describe
+    monkeypatch.setattr(machine, "describe", lambda *args: describe(*args) | {name: "another"})
     with pytest.warns(UserWarning, match=f"goes on under other conditions .{name} .* -> another"):
         run = train(teacher, store)
     assert run.environments[-1][name] == "another"

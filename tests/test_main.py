@@ -65,10 +65,10 @@ def stopped(store, monkeypatch):
     """The id of a run that was interrupted in its third epoch."""
     untouched = training.train_epoch
 
-    def until_the_third(spec, epoch, *rest):
+    def until_the_third(step, epoch, *rest):
         if epoch == 3:
             raise KeyboardInterrupt
-        return untouched(spec, epoch, *rest)
+        return untouched(step, epoch, *rest)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(training, "train_epoch", until_the_third)

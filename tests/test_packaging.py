@@ -118,7 +118,7 @@ def imports(file):
 
 def floors():
     """Module -> floor, from the table in CONTRIBUTING.md."""
-    rows = re.findall(r"^\| (\d) \| (.+?) \|", CONTRIBUTING, flags=re.M)
+    rows = re.findall(r"^\| (\d+) \| (.+?) \|", CONTRIBUTING, flags=re.M)
     return {name: int(floor) for floor, cell in rows for name in re.findall(r"`(\w+)(?:\.py|/)`", cell)}
 
 

@@ -63,7 +63,7 @@ def test_what_was_stored_is_what_was_measured(trained):
 def test_a_run_says_where_it_was_trained(trained):
     [environment] = trained[1].environments
     assert set(environment) == {"hardware", "device", "precision", "threads", "torch", "python", "banlib", "commit",
-                                "compiled"}  # and of a student, how its teacher answers
+                                "layout", "compiled", "padded", "deterministic", "cuda_graph", "recomputed", "trial"}
     assert (environment["device"], environment["threads"]) == ("cpu", 1) and "cores" in environment["hardware"]
 
 

@@ -153,10 +153,10 @@ def test_training_again_trains_nothing(trained, monkeypatch):
 def test_a_teacher_that_fails_blocks_its_students_and_nothing_else(store, monkeypatch):
     really = training.train_epoch
 
-    def train_epoch(spec, *rest):
-        if spec.network == PROFILE.network and spec.generation == 0:
+    def train_epoch(step, *rest):
+        if step.spec.network == PROFILE.network and step.spec.generation == 0:
             raise training.Diverged(1, "the loss is nan")
-        return really(spec, *rest)
+        return really(step, *rest)
 
     monkeypatch.setattr(training, "train_epoch", train_epoch)
     cells = tables.plan(2, PROFILE, FEW, seeds=(0,))

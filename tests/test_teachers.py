@@ -95,16 +95,16 @@ def test_share_is_that_of_the_draws():
 
 
 def test_a_table_that_free_memory_does_not_hold_is_not_made(trained, large, monkeypatch):
-    """100 x 9 x (10 answers of two bytes or four, and a flag); half of what is free is for training."""
+    """100 x 9 x (10 answers of two bytes or four, and a flag), beside what training takes; a tenth stays free."""
     size = 2 if "float16" in teachers.kind(choose(trained, memory="remembered")) else 4
-    needed = 100 * 9 * (10 * size + 1)
-    monkeypatch.setattr(teachers, "free_memory", lambda device: 2 * needed)
+    needed = 100 * 9 * (10 * size + 1) + 7000
+    monkeypatch.setattr(teachers, "free_memory", lambda device: needed / 0.9 + 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert teachers.kind(choose(trained)).startswith("remembered")
-    monkeypatch.setattr(teachers, "free_memory", lambda device: 2 * needed - 1)
-    with pytest.warns(UserWarning, match="the teacher is asked online: remembering its answers takes .* GB free on cpu"):
-        assert teachers.kind(choose(trained)) == "online"
+        assert teachers.kind(choose(trained, reserve=7000)).startswith("remembered")
+    monkeypatch.setattr(teachers, "free_memory", lambda device: needed / 0.9 - 1)
+    with pytest.warns(UserWarning, match="asked online: remembering its answers takes .* GB are free on cpu"):
+        assert teachers.kind(choose(trained, reserve=7000)) == "online"
 
 
 def test_the_table_of_another_teacher_is_freed_before_room_is_looked_for(trained, large, monkeypatch):
@@ -189,10 +189,10 @@ def test_a_resumed_student_of_a_remembering_teacher_is_bit_identical(trained, la
 
     untouched = training.train_epoch
 
-    def until_the_fifth(spec, epoch, *rest):
+    def until_the_fifth(step, epoch, *rest):
         if epoch == 5:
             raise KeyboardInterrupt
-        return untouched(spec, epoch, *rest)
+        return untouched(step, epoch, *rest)
 
     teachers.forget()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -220,10 +220,10 @@ def test_going_on_with_another_kind_of_teacher_is_warned_of(trained, large, stor
     copy_run(trained[1], store)
     spec, untouched = tiny_spec(1, trained[1].run_id, recipe=recipe(epochs=4)), training.train_epoch
 
-    def until_the_third(spec, epoch, *rest):
+    def until_the_third(step, epoch, *rest):
         if epoch == 3:
             raise KeyboardInterrupt
-        return untouched(spec, epoch, *rest)
+        return untouched(step, epoch, *rest)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(training, "train_epoch", until_the_third)

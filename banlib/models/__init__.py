@@ -6,6 +6,7 @@ from numbers import Integral, Real
 from reprlib import Repr
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from .. import paper
@@ -13,8 +14,8 @@ from .densenet import DenseNet, DenseUnit, boundaries
 from .matched import densenet_shapes, match_densenet, match_pre_resnet, match_wide_resnet, resnet_widths, share_ends
 from .resnet import preact_resnet, wide_resnet
 
-__all__ = ["NAMES", "build", "parse", "shrunk", "params", "forward_macs", "audit", "boundaries", "share_ends",
-           "DenseNet", "DenseUnit"]
+__all__ = ["NAMES", "build", "parse", "shrunk", "params", "forward_macs", "pad_channels", "recompute", "audit",
+           "boundaries", "share_ends", "DenseNet", "DenseUnit"]
 
 NAMES = tuple(row.network for row in paper.TABLE1 + paper.TABLE2)
 
@@ -130,6 +131,39 @@ def shrunk(name, depth=1, width=1, teacher=None):
 def params(network, classes=100, in_channels=3):
     """Number of parameters. ValueError as `build`."""
     return _size(_skeleton(network, classes, in_channels))
+
+
+class PaddedConv2d(nn.Conv2d):
+    """A convolution computed with channels padded by zeros to multiples of eight, for which matrix units are made.
+
+    The same function of the same weights but for the order of sums.
+    """
+
+    def forward(self, x):
+        taken, given = -self.in_channels % 8, -self.out_channels % 8
+        weight = F.pad(self.weight, (0, 0, 0, 0, 0, taken, 0, given))
+        x = F.conv2d(F.pad(x, (0, 0, 0, 0, 0, taken)), weight, None, self.stride, self.padding)
+        return x[:, : self.out_channels]
+
+
+def pad_channels(network):
+    """Make a `PaddedConv2d` of each convolution whose channels are no multiples of eight; returns the network.
+
+    Growth 33 has hardly another. The stem, which reads three channels, stays. Meant for compiled networks: there the
+    padding is part of the kernels around it, in eager mode it is a copy.
+    """
+    for layer in network.modules():
+        if type(layer) is nn.Conv2d and layer.in_channels > 3 and (layer.in_channels % 8 or layer.out_channels % 8):
+            layer.__class__ = PaddedConv2d
+    return network
+
+
+def recompute(network):
+    """Let each dense unit recompute what it would keep for the backward pass (`DenseUnit.new`); returns how many do."""
+    units = [module for module in network.modules() if isinstance(module, DenseUnit)]
+    for unit in units:
+        unit.recompute = True
+    return len(units)
 
 
 def forward_macs(network, image_size=32, in_channels=3, classes=100):
