@@ -500,10 +500,10 @@ def speed(results):
             axis.annotate(f"{median:.1f}x", (median, place), (0, 7), textcoords="offset points", ha="center", fontsize=9)
         axis.axvline(1, color="#777777", linewidth=1, linestyle="--")
         axis.set(xlabel="times as fast as the usual loop", xlim=(0, None), ylim=(len(LOOPS) - 0.5, -0.7),
-                 title=f"{result['network']}, {threads(result)}")  # fmt: skip
+                 title=f"{result['network']}\n{threads(result)}, {result['numerics']}")  # fmt: skip
     axes[0][0].set_yticks(range(len(LOOPS)), LOOPS.values())
     told = "; ".join(dict.fromkeys(
-        f"{result['hardware']}, {result['precision']}, batch {result['batch']}, {result['data']}, {result['rounds']} rounds"
+        f"{result['hardware']}, batch {result['batch']}, {result['data']}, {result['rounds']} rounds"
         for result in results
     ))  # fmt: skip
     return source(figure, f"{told}. Dots: median; lines: lowest to highest round; dashed: the usual loop")
@@ -520,13 +520,13 @@ def asked(share, views, epochs=200):
     left.plot(days, [100 * share(day, views) for day in days], color=PALETTE[0], linewidth=2)
     left.set(title="One student: repeats grow with training", xlabel="epochs", ylabel="answers asked for, %", ylim=(0, 105))
     students = np.arange(1, 17)
-    shares = [100 * share(epochs * int(count), views) for count in students]
+    shares = [100 * share(epochs, views) / count for count in students]
     right.plot(students, shares, "o-", color=PALETTE[1], linewidth=2)
     for count in (1, 3, 16):
         right.annotate(f"{shares[count - 1]:.0f} %", (count, shares[count - 1]), (6, 6), textcoords="offset points", fontsize=9)
-    right.set(title="Several students share one memory", xlabel=f"students of {epochs} epochs each")
+    right.set(title="The first of several students asks for all", xlabel=f"students of {epochs} epochs each")
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return source(figure, f"Computed: {views} views of each image, drawn anew each epoch")
+    return source(figure, f"Computed: {views} views of each image, drawn anew each epoch, the same for all students of a teacher")
 
 
 def scaling(result):
@@ -545,7 +545,33 @@ def scaling(result):
         axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes[0].set_title("Depth and growth cost, batch and epoch size hardly")
     return source(figure, f"Around {result['network']}, batch {result['batch']}: {result['hardware']}, "
-                          f"{threads(result)}, {result['precision']}, median of {result['rounds']} rounds")  # fmt: skip
+                          f"{threads(result)}, {result['numerics']}, median of {result['rounds']} rounds")  # fmt: skip
+
+
+def raised(result, share):
+    """What each student of one teacher and each generation costs, raised whole, beside what its parts say.
+
+    result: of `bench.scaling`, whose "chain" this draws; share: `teachers.share`.
+    """
+    chain, images = result["chain"], 2 * result["batch"]
+    [parts] = [point for point in result["points"] if (point["axis"], point["value"]) == ("images", images)]
+    asks = parts["later"] + share(chain["epochs"], chain["views"]) * parts["fill"]
+    expected = {"students": [asks, parts["later"], parts["later"]], "generations": [asks] * 3}
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.2), sharey=True)
+    titles = {"students": "Of one teacher's students, the first asks", "generations": "Each generation asks a new teacher"}
+    for axis, (kind, title) in zip(axes, titles.items()):
+        numbers = range(1, len(chain[kind]) + 1)
+        axis.plot(numbers, [each / parts["plain"] for each in expected[kind]], "o", color="#777777", markerfacecolor="none", markersize=9)
+        axis.plot(numbers, [each / chain["plain"] for each in chain[kind]], "o", color=PALETTE[0])
+        for number, each in zip(numbers, chain[kind]):
+            axis.annotate(f"{each / chain['plain']:.2f}", (number, each / chain["plain"]), (8, -3), textcoords="offset points", fontsize=9)
+        axis.axhline(1, color="#777777", linewidth=1, linestyle="--")
+        axis.set(title=title, xlabel=kind[:-1], xlim=(0.6, len(chain[kind]) + 0.6), ylim=(0, None))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[0].set_ylabel("time, in plain trainings")
+    return source(figure, f"{result['network']}, batch {result['batch']}, {chain['epochs']} epochs of {images} images, {chain['views']} "
+                          f"views: {result['hardware']}, {threads(result)}, {result['numerics']}, median of {result['rounds']} rounds. "
+                          "Filled: measured; hollow: from its parts; dashed: a training on labels")  # fmt: skip
 
 
 def cost(step, later, online, answer, share, epochs, students):
@@ -562,5 +588,5 @@ def cost(step, later, online, answer, share, epochs, students):
         axis.annotate(f"{(own + extra) / step:.2f}", ((own + extra) / step, place), (5, 0), textcoords="offset points", va="center")
     axis.set_yticks(range(len(bars)), bars)
     axis.set(xlabel="time of one student, in plain trainings", ylim=(2.6, -0.6), xlim=(0, 1.25 * max(1, online / step, later / step + answer / step)),
-             title=f"{students} student{'s' * (students > 1)} of {epochs} epochs: {100 * share:.0f} % of the answers are asked for")  # fmt: skip
+             title=f"{students} student{'s' * (students > 1)} of {epochs} epochs: each asks for {100 * share:.0f} % of the answers")  # fmt: skip
     return source(figure, "Blue: the student's own step; orange: its teacher")

@@ -152,6 +152,41 @@ def test_scaling_follows_one_thing_at_a_time(said):
         axes.setdefault(point["axis"], []).append(point["value"])
     assert axes == {"depth": [10, 16, 28, 40], "growth": [1, 2, 4], "batch": [1, 2, 4, 8], "images": [4, 8, 16, 32]}
     assert result["share_asked"]["200"] == pytest.approx(0.575, abs=1e-3)
+    chain = result["chain"]
+    assert (chain["epochs"], chain["views"], len(chain["students"]), len(chain["generations"])) == (12, 18, 3, 3)
+    assert all(each > 0 for each in [chain["plain"], *chain["students"], *chain["generations"]])
+
+
+def test_of_a_teachers_students_the_first_asks_and_each_generation_does(monkeypatch):
+    """18 views, 12 epochs of 8 images: the formula's share of the answers, to the chance of so few draws."""
+    asked = []
+
+    def fill(self, indices, views):
+        asked.append(int((~self.known[indices, views]).sum()))
+        self.known[indices, views] = True
+        self.table.zero_()
+
+    monkeypatch.setattr(teachers.Remembered, "fill", fill)
+    turns = bench.raising(bench.Case(TINY, "cpu", 4, 2, recipe=bench.RECIPE.model_copy(update={"pad": 1})), 12)
+    counts = {}
+    for name in ("chain/plain", "students/1", "students/2", "students/3", "generations/1", "generations/2", "students/1"):
+        asked.clear()
+        turns[name](8 * 12)
+        counts.setdefault(name, []).append(sum(asked))
+    once = counts["students/1"][0]
+    assert counts == {"chain/plain": [0], "students/1": [once] * 2, "students/2": [0], "students/3": [0],
+                      "generations/1": [once], "generations/2": [once]}  # fmt: skip
+    assert once / (8 * 12) == pytest.approx(teachers.share(12, 18), abs=0.1)
+
+
+@pytest.mark.parametrize("how, numerics", [
+    ({"precision": "fp32"}, "fp32"), ({"precision": "bf16", "cuda_graph": True, "pad_channels": True}, "bf16"),
+])  # fmt: skip
+def test_our_loop_computes_as_it_was_asked_to(monkeypatch, said, how, numerics):
+    two_steps(monkeypatch)
+    result = bench.loop(TINY, "cpu", 4, said.append, **how)
+    assert result["numerics"].startswith(numerics) and result["precision"] == numerics
+    assert result["cuda_graph"] is how.get("cuda_graph", False) and result["padded"] is how.get("pad_channels", False)
 
 
 def test_the_command_prints_json_alone_and_keeps_it_when_asked(monkeypatch, capsys):

@@ -21,7 +21,7 @@ def settings(gens=2, seeds=(0, 1), own=RECIPE, network="DenseNetBC-10-4"):
 def raised(tmp_path_factory):
     """A store with a teacher, BAN-1 and BAN-2 for two seeds, and the lineages."""
     store = Store(tmp_path_factory.mktemp("runs"))
-    return store, raise_lineages(settings(), "cpu", 1, store, progress=False)
+    return store, raise_lineages(settings(), "cpu", 1, store, progress=False, deterministic=True)
 
 
 def test_each_generation_learns_from_the_one_before():
@@ -64,7 +64,8 @@ def test_only_what_the_store_lacks_is_trained(raised, monkeypatch):
 
 def test_two_jobs_give_the_bits_of_one(raised, tmp_path):
     store, lineages = raised
-    side_by_side = raise_lineages(settings(), "cpu", 2, Store(tmp_path / "runs"), progress=False)
+    other_store = Store(tmp_path / "runs")
+    side_by_side = raise_lineages(settings(), "cpu", 2, other_store, progress=False, deterministic=True)
     for seed in (0, 1):
         for one, other in zip(lineages.runs[seed], side_by_side.runs[seed], strict=True):
             assert outcome(one) == outcome(other) and one.folder != other.folder

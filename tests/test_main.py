@@ -355,6 +355,8 @@ def test_a_table_of_other_ends_is_another_table(banlib, small_tables, store):
     (("table", 1, "--jobs", "0"), "jobs must be"),
     (("table", 1, "--teacher-memory", "on"), "unknown teacher memory 'on'; did you mean"),
     (("lineage", "--teacher-memory", "on"), "unknown teacher memory 'on'; did you mean"),
+    (("lineage", "--compile", "maybe"), "unknown compile 'maybe'; did you mean"),
+    (("bench", "--precision", "fp8"), "unknown precision 'fp8'; did you mean"),
     (("ledger", "--table", "three"), "table must be 1 or 2, got 'three'"),
     (("ledger", "--profile", "lite"), "unknown profile 'lite'; did you mean"),
 ])  # fmt: skip
@@ -366,13 +368,15 @@ def test_a_bad_table_is_refused_in_a_sentence(banlib, store, given, told):
 
 def test_how_runs_are_trained_reaches_them(banlib, small_tables, store):
     banlib("table", 2, "--rows", "MatchWideResNet-1-1", "--seeds", 1, "--jobs", 1, "--teacher-memory", "remembered", "--json")
-    banlib("lineage", "--network", "DenseNetBC-10-4", "--seeds", 1, "--gens", 1, "--teacher-memory", "online", "--json")
+    banlib("lineage", "--network", "DenseNetBC-10-4", "--seeds", 1, "--gens", 1, "--teacher-memory", "online",
+           "--compile", "no", "--deterministic", "--cuda-graph", "--pad-channels", "--json")  # fmt: skip
     told = {}
     for run_id in store.ids():
         run = store.load(run_id)
-        told[run.spec.network, run.spec.generation] = run.environments[0].get("teacher"), run.environments[0]["compiled"]
-    assert told["MatchWideResNet-1-1@DenseNetBC-16-8", 1] == ("remembered in float32", False)
-    assert told["DenseNetBC-10-4", 1] == ("online", False)
+        names = ("teacher", "compiled", "deterministic", "cuda_graph", "padded")
+        told[run.spec.network, run.spec.generation] = [run.environments[0].get(name) for name in names]
+    assert told["MatchWideResNet-1-1@DenseNetBC-16-8", 1] == ["remembered in float32", False, False, False, False]
+    assert told["DenseNetBC-10-4", 1] == ["online", False, True, True, True]
 
 
 def test_a_failed_table_is_a_failure(banlib, monkeypatch):
