@@ -7,10 +7,12 @@ error. Everything slow is imported inside the command that needs it, so that hel
 import contextlib
 import difflib
 import json
+import math
 import os
 import signal
 import sys
 import threading
+import time
 import warnings
 
 import click
@@ -60,7 +62,8 @@ class Commands(click.Group):
         except (ValueError, RuntimeError, LookupError, OSError) as error:
             if debug:
                 raise
-            code = complain(sentence(error), BAD_INPUT if isinstance(error, ValueError) else FAILED)
+            code = BAD_INPUT if isinstance(error, ValueError) else getattr(error, "exit_code", FAILED)
+            complain(sentence(error), code)
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -120,6 +123,7 @@ def how_options(command):
                      help="auto, online (ask it for each batch) or remembered (each image and view once)."),
         click.option("--compile", default="auto", show_default=True,
                      help="yes, no, or auto: torch.compile costs minutes first, so only hours of training on a CPU try it."),
+        click.option("--minutes", default=None, metavar="N", help="Stop by itself after so many minutes, with finished epochs kept."),
         click.option("--deterministic", is_flag=True, help="The same bits each time on this machine; slower on CUDA."),
         click.option("--cuda-graph", is_flag=True, help="CUDA: record a step once, replay it. Not yet tried on a GPU."),
         click.option("--pad-channels", is_flag=True,
@@ -138,7 +142,7 @@ Exit codes:
   0    done
   1    it failed, or `banlib runs verify` found damage
   2    bad input; nothing was created
-  75   stopped by SIGTERM: finished epochs are kept, start it again to go on
+  75   stopped by SIGTERM, or by --minutes: finished epochs are kept, start it again to go on
   130  interrupted from the keyboard: run it again to go on
 
 \b
@@ -311,9 +315,17 @@ def check_jobs(value):
     return jobs
 
 
-def check_how(teacher_memory, compile, **flags):
+def check_how(teacher_memory, compile, minutes, **flags):
     from banlib import teachers
-    from banlib.recipe import named
+    from banlib.recipe import BadInput, named
+
+    if minutes is not None:
+        try:
+            flags["until"] = time.time() + 60 * float(minutes)
+        except ValueError:
+            flags["until"] = math.nan
+        if not time.time() < flags["until"] < math.inf:
+            raise BadInput(f"minutes must be a number above 0, got {minutes!r}")
 
     memory = named("teacher memory", teacher_memory, teachers.MEMORIES)
     answers = {"auto": "auto", "yes": True, "no": False}

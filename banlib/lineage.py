@@ -4,7 +4,9 @@
 """
 
 import functools
+import math
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from banlib import data, models
 from banlib.machine import choose_device
 from banlib.recipe import PROFILES, Profile, RunSpec, Settings
 from banlib.store import Store
-from banlib.training import fit
+from banlib.training import OutOfTime, fit
 
 
 RESULTS = Path(__file__).parents[1] / "results"  # the measured runs that ship with the book
@@ -75,11 +77,11 @@ def raise_lineages(
     return load_lineages(settings, store, objective, temperature)
 
 
-def train_missing(specs, store, device="auto", jobs=None, threads=None, progress=True, **how):
+def train_missing(specs, store, device="auto", jobs=None, threads=None, progress=True, until=math.inf, **how):
     """Train what the store lacks of `specs`, in which a teacher stands before its students.
 
     jobs: processes side by side; by default one per core where runs use one thread on the CPU, else one.
-    how: see `training.How`.
+    until: a time.time() at which OutOfTime is raised, with finished epochs kept; how: see `training.How`.
     Returns a sentence for each failure, which names the runs that it blocks; all others are trained.
     """
     chosen = choose_device(device)
@@ -91,25 +93,35 @@ def train_missing(specs, store, device="auto", jobs=None, threads=None, progress
         waves = in_waves(missing)
     jobs = min(jobs, max(map(len, waves), default=1))
     train_one = joblib.delayed(fit_or_tell)
-    failures, blocked = {}, {}  # run id -> what happened, run id -> the failure that it waits for
+    failures, blocked, late = {}, {}, set()  # run id -> what happened, run id -> the failure that it waits for; run ids
     with tqdm(total=len(missing), unit="run", disable=not progress or jobs < 2, file=sys.stderr,
               desc=f"{len({spec.network for spec in missing.values()})} networks on {chosen}") as bar:  # fmt: skip
         for wave in waves:
             for spec in wave:
                 if spec.teacher in failures or spec.teacher in blocked:
                     blocked[spec.run_id] = blocked.get(spec.teacher, spec.teacher)
-            ready = [spec for spec in wave if spec.run_id not in blocked]
+                elif spec.teacher in late or time.time() > until:
+                    late.add(spec.run_id)
+            ready = [spec for spec in wave if spec.run_id not in blocked and spec.run_id not in late]
             outcomes = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(
-                train_one(spec, str(store.root), str(chosen), threads, progress and jobs < 2, **how) for spec in ready
+                train_one(spec, str(store.root), str(chosen), threads, progress and jobs < 2, until=until, **how) for spec in ready
             )
             for run_id, failure in outcomes:
+                if isinstance(failure, OutOfTime):
+                    late.add(run_id)
+                    continue
                 failures |= {run_id: failure} if failure else {}
                 bar.update()
     waiting = lambda failed: [missing[run_id].name for run_id, cause in blocked.items() if cause == failed]  # noqa: E731
-    return [
+    told = [
         f"seed {missing[failed].seed}: {sentence}" + (f" (blocked: {', '.join(waiting(failed))})" if waiting(failed) else "")
         for failed, sentence in failures.items()
     ]
+    if late:
+        done = len(missing) - len(late) - len(failures) - len(blocked)
+        raise OutOfTime("; ".join([f"time is up: {done} of {len(missing)} networks were trained, finished epochs of the others "
+                                   "are kept, start it again to go on", *told]))  # fmt: skip
+    return told
 
 
 def in_waves(missing):
@@ -125,9 +137,11 @@ def in_waves(missing):
 
 
 def fit_or_tell(spec, root, device, threads, progress, **how):
-    """(run id, None), or (run id, sentence) if training failed."""
+    """(run id, None), or (run id, sentence) if training failed, or (run id, OutOfTime)."""
     try:
         fit(spec, Store(root), device, threads, progress, **how)
+    except OutOfTime as late:
+        return spec.run_id, late
     except (RuntimeError, ValueError, LookupError, OSError) as error:
         return spec.run_id, str(error)
     return spec.run_id, None

@@ -97,24 +97,17 @@ def choose(network, shape, batch, precision, device, steps=0, compile="auto", tr
     trial: whether steps may be timed; without, the first of `candidates` is taken, and "auto" does not compile.
     A trial is kept in <home>/trials, so that a machine chooses once for each network, batch and number of threads.
     """
-    ways = candidates(precision, device)
+    ways, seconds = candidates(precision, device), {}
     if not trial:
         return ways[0]._replace(compiled=compile is True), {}
-    seconds = {}
     if len(ways) > 1:
-        with kept_trial(network, shape, batch, device, ways) as known:
-            if not known:
-                known |= dict(zip(map(str, ways), race(network, shape, batch, device, ways)))
-            seconds |= known
+        seconds |= trial_of(network, shape, batch, device, ways)
     best = fastest(ways, seconds)
     if compile == "auto" and steps * seconds.get(str(best), 0) > LONG:
-        faster = best._replace(compiled=True)
-        with kept_trial(network, shape, batch, device, [best, faster]) as known:
-            if not known:
-                with contextlib.suppress(Exception):  # no compiler here, or one that fails on this network
-                    known |= dict(zip((str(best), str(faster)), race(network, shape, batch, device, [best, faster])))
-            seconds |= known
-        best = fastest([best, faster], seconds)
+        ways = [best, best._replace(compiled=True)]
+        with contextlib.suppress(Exception):  # no compiler here, or one that fails on this network
+            seconds |= trial_of(network, shape, batch, device, ways)
+        best = fastest(ways, seconds)
     return best._replace(compiled=best.compiled or compile is True), seconds
 
 
@@ -124,27 +117,24 @@ def fastest(ways, seconds):
     return best if seconds.get(str(best), 0) < CLEARLY * seconds.get(str(ways[0]), torch.inf) else ways[0]
 
 
-@contextlib.contextmanager
-def kept_trial(network, shape, batch, device, ways):
-    """{way: seconds of a step} of an earlier trial of the same on this machine; empty if there was none, then what is
-    put in is kept. One process at a time. Where nothing can be written, nothing is kept."""
+def trial_of(network, shape, batch, device, ways):
+    """{way: seconds of a step}, by `race` or as kept from an earlier trial of the same on this machine. One process at a
+    time. Where nothing can be written, nothing is kept."""
     weights = [list(parameter.shape) for parameter in network.parameters()]
     key = [processor(), torch.get_num_threads(), torch.__version__, str(device), list(shape), batch, weights,
            [str(way) for way in ways]]  # fmt: skip
     path = data.home() / "trials" / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
-    known = {}
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(FileLock(path.with_suffix(".lock")))
-        with contextlib.suppress(OSError, ValueError, TypeError):
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             found = json.loads(path.read_bytes())
-            known |= {str(way): float(found[str(way)]) for way in ways if str(way) in found}
-        before = dict(known)
-        yield known
-        if known != before:
-            with contextlib.suppress(OSError):
-                write_atomically(path, json.dumps(known).encode())
+            return {str(way): float(found[str(way)]) for way in ways}
+        seconds = dict(zip(map(str, ways), race(network, shape, batch, device, ways)))
+        with contextlib.suppress(OSError):
+            write_atomically(path, json.dumps(seconds).encode())
+        return seconds
 
 
 def race(network, shape, batch, device, ways):

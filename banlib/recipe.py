@@ -50,7 +50,7 @@ class Recipe(Frozen):
     border: Literal["reflect", "zero"] = "reflect"  # the paper does not say; wide residual networks reflect
     flip: bool = True
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3  # used by wide-ResNets only
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast where the device has it
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast where the device gains by it
     test_every: Count = 1  # epochs between looks at the test set; the last epoch is always tested, and alone counts
 
     def lr_at(self, epoch):
@@ -61,8 +61,8 @@ class Recipe(Frozen):
 class RunSpec(Frozen):
     """Everything that determines a trained network; its hash is the run id.
 
-    Device, thread count and library versions can change the last bits too. They are recorded with the run, not
-    hashed: a run means the same thing on every machine.
+    Device, layout in memory, thread count and library versions can change the last bits too. They are recorded with the
+    run, not hashed: a run means the same thing on every machine.
     """
 
     format: int = FORMAT

@@ -25,6 +25,12 @@ from banlib.store import Diverged, RunDamaged, RunMissing, Store
 EXPLODED = 50  # a loss this many times that of guessing is counted as divergence, long before it overflows
 
 
+class OutOfTime(RuntimeError):
+    """Training stopped because its time was up. Finished epochs are kept, and the same call goes on."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: start it again
+
+
 class How(NamedTuple):
     """How a run is trained, not what: these move last bits at most, are recorded with the run, and are not hashed.
 
@@ -48,10 +54,11 @@ class How(NamedTuple):
         return self
 
 
-def fit(spec, store=None, device="auto", threads=None, progress=True, **how):
+def fit(spec, store=None, device="auto", threads=None, progress=True, until=math.inf, **how):
     """Train what spec describes, or load it if the store has it; returns the `store.Run`.
 
     device: "auto", "cpu", "cuda", "cuda:1"; threads: CPU threads (None leaves torch's choice); how: see `How`.
+    until: a time.time() by which it stops, with OutOfTime: no epoch is begun that the one before says would end later.
     Interrupted at any moment, the same call goes on after the last finished epoch.
     Raises Diverged (NaN, infinite or exploding loss), ValueError (teacher and student do not fit), RunDamaged,
     RuntimeError (it needs more memory than the device has, or cannot be compiled).
@@ -74,11 +81,11 @@ def fit(spec, store=None, device="auto", threads=None, progress=True, **how):
             if sentence := work.diverged():
                 raise Diverged(f"{sentence}; `banlib runs rm {spec.run_id}` forgets it")
             with failures_told(spec, device):
-                train(spec, work, teacher, dataset, device, progress, how)
+                train(spec, work, teacher, dataset, device, progress, how, until)
     return store.load(spec.run_id)
 
 
-def train(spec, work, teacher, dataset, device, progress, how):
+def train(spec, work, teacher, dataset, device, progress, how, until=math.inf):
     recipe, started = spec.recipe, time.perf_counter()
     student = new_network(spec, dataset)
     if spec.share_ends:
@@ -134,6 +141,8 @@ def train(spec, work, teacher, dataset, device, progress, how):
     with bar:
         for epoch in range(len(rows) + 1, recipe.epochs + 1):
             begun = time.perf_counter()
+            if time.time() + (rows[-1]["seconds"] if rows else 0) > until:
+                raise OutOfTime(f"{spec.network} {spec.name} (run {spec.run_id}) has {len(rows)} of {recipe.epochs} epochs")
             try:
                 loss, error = train_epoch(take_step, epoch, bar.update)
                 row = {"epoch": epoch, "lr": recipe.lr_at(epoch), "train_loss": loss, "train_error": error}

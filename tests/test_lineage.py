@@ -1,5 +1,8 @@
 """Lineages: what is planned, what is trained, and what is read back."""
 
+import time
+import types
+
 import pytest
 from children import outcome
 from conftest import recipe, tiny_spec
@@ -8,7 +11,7 @@ from banlib import data, ensemble, ledger, lineage, training
 from banlib.lineage import load_lineages, plan, raise_lineages, recorded
 from banlib.recipe import PROFILES, Profile, Settings, check_parameters
 from banlib.store import RunDamaged, RunMissing, Store
-from banlib.training import fit
+from banlib.training import OutOfTime, fit
 
 RECIPE = recipe(epochs=2, lr_milestones=(1,), test_every=2)
 
@@ -70,6 +73,38 @@ def test_two_jobs_give_the_bits_of_one(raised, tmp_path):
         for one, other in zip(lineages.runs[seed], side_by_side.runs[seed], strict=True):
             assert outcome(one) == outcome(other) and one.folder != other.folder
             assert other.environments[0]["threads"] == 1
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_time_that_is_up_is_told_and_the_same_call_goes_on(raised, tmp_path, jobs):
+    """Teachers stop between two epochs, students are not begun; started again all ends with the bits of a straight run."""
+    store, began = Store(tmp_path / "runs"), time.time()
+    with pytest.raises(OutOfTime, match=r"^time is up: \d of 6 networks were trained, finished epochs of the others are kept"):
+        raise_lineages(settings(), "cpu", jobs, store, progress=False, deterministic=True, until=began + 0.02)
+    status = {store.status(spec.run_id) for spec in plan(settings())[1][1:]}
+    assert status == {"missing"}
+    straight = raise_lineages(settings(), "cpu", 1, store, progress=False, deterministic=True)
+    for seed in (0, 1):
+        for one, other in zip(raised[1].runs[seed], straight.runs[seed], strict=True):
+            assert outcome(one) == outcome(other)
+
+
+def test_no_epoch_is_begun_that_would_end_too_late(store, monkeypatch):
+    """Epochs of ten seconds by the clock: of twenty-five seconds, two are used."""
+    now, steps = types.SimpleNamespace(seconds=1000.0), training.train_epoch
+
+    def train_epoch(*args):
+        now.seconds += 10
+        return steps(*args)
+
+    monkeypatch.setattr(training, "train_epoch", train_epoch)
+    monkeypatch.setattr(training, "time", types.SimpleNamespace(time=lambda: now.seconds, perf_counter=lambda: now.seconds))
+    spec = tiny_spec()
+    with pytest.raises(OutOfTime, match=r"has 2 of 4 epochs$"):
+        training.fit(spec, store, "cpu", 1, False, until=1025)
+    assert store.status(spec.run_id) != "finished"
+    run = training.fit(spec, store, "cpu", 1, False)
+    assert len(run.metrics) == 4 and len(run.environments) == 2
 
 
 def test_two_jobs_tell_of_a_failure_as_one_does(tmp_path, monkeypatch):
