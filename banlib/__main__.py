@@ -720,7 +720,8 @@ def bench(network, device, batch, scaling, record, as_json, **how):
     \b
     JSON: ratio_to_usual_loop {plain, distill_online, distill_remembered} and ratio_range {name: [lowest, highest]} over
           the rounds, images_per_second, peak_memory_mib, seconds_to_first_step, students {first, later}, ceilings;
-          with --scaling: points [{axis, value, plain, later, fill: seconds for each image}], share_asked {epochs: share}
+          with --scaling: points [{axis, value, plain, later, fill: seconds for each image}], share_asked {epochs: share},
+          chain {epochs, views, plain, students, generations: seconds for each image and epoch}
     """
     from banlib import bench
 
@@ -734,11 +735,17 @@ def bench(network, device, batch, scaling, record, as_json, **how):
     click.echo(f"{result['network']}, batch {result['batch']}, {result['data']}, {result['hardware']}, "
                f"{result['numerics']}")  # fmt: skip
     if scaling:
-        return print_table(
+        print_table(
             ["axis", "value", "plain, ms/image", "remembered", "asking the teacher"],
             [[point["axis"], point["value"], *(fixed(1000 * point[kind], 3) for kind in ("plain", "later", "fill"))]
              for point in result["points"]],
         )  # fmt: skip
+        chain = result["chain"]
+        click.echo(f"\nraised whole, {chain['epochs']} epochs with {chain['views']} views: time in trainings on labels")
+        return print_table(
+            ["", "first", "second", "third"],
+            [[kind, *(fixed(each / chain["plain"]) for each in chain[kind])] for kind in ("students", "generations")],
+        )
     ratios, ranges = result["ratio_to_usual_loop"], result["ratio_range"]
     print_table(
         ["loop", "images/s", "times the usual loop", "lowest", "highest", "first step, s", "peak MiB"],

@@ -28,7 +28,7 @@ def small(name, dropout=0.0):
 
 
 def on_meta(name, **arguments):
-    return models._skeleton(name, **arguments)
+    return models.skeleton(name, **arguments)
 
 
 def unsettled(network):

@@ -14,7 +14,7 @@ from .densenet import DenseNet, DenseUnit, boundaries
 from .matched import densenet_shapes, match_densenet, match_pre_resnet, match_wide_resnet, resnet_widths, share_ends
 from .resnet import preact_resnet, wide_resnet
 
-__all__ = ["NAMES", "build", "parse", "shrunk", "params", "forward_macs", "pad_channels", "recompute", "audit",
+__all__ = ["NAMES", "build", "skeleton", "parse", "shrunk", "params", "forward_macs", "pad_channels", "recompute", "audit",
            "boundaries", "share_ends", "DenseNet", "DenseUnit"]
 
 NAMES = tuple(row.network for row in paper.TABLE1 + paper.TABLE2)
@@ -57,7 +57,7 @@ def build(name, classes=100, in_channels=3, image_size=32, dropout=0.0):
     dropout: from 0 to less than 1, used by wide residual units (WideResNet, MatchWideResNet) only.
     Raises ValueError, before any memory is taken, for an unknown name or a bad argument.
     """
-    network = _skeleton(name, classes, in_channels, image_size, dropout).to_empty(device="cpu")
+    network = skeleton(name, classes, in_channels, image_size, dropout).to_empty(device="cpu")
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -130,7 +130,7 @@ def shrunk(name, depth=1, width=1, teacher=None):
 
 def params(network, classes=100, in_channels=3):
     """Number of parameters. ValueError as `build`."""
-    return _size(_skeleton(network, classes, in_channels))
+    return _size(skeleton(network, classes, in_channels))
 
 
 class PaddedConv2d(nn.Conv2d):
@@ -168,7 +168,7 @@ def recompute(network):
 
 def forward_macs(network, image_size=32, in_channels=3, classes=100):
     """Multiply-accumulates of all convolutions and the classifier for one image. ValueError as `build`."""
-    return _macs(_skeleton(network, classes, in_channels, image_size), in_channels, image_size)
+    return _macs(skeleton(network, classes, in_channels, image_size), in_channels, image_size)
 
 
 def audit():
@@ -179,7 +179,7 @@ def audit():
     """
     rows = []
     for row in paper.TABLE1 + paper.TABLE2:
-        network = _skeleton(row.network)
+        network = skeleton(row.network)
         ours = _size(network)
         rows.append({"name": row.network, "params": ours, "params_printed": row.params_printed,
                      "difference": round(100 * (ours / (row.params_printed * 1e6) - 1), 2),
@@ -187,7 +187,7 @@ def audit():
     return rows
 
 
-def _skeleton(name, classes=100, in_channels=3, image_size=32, dropout=0.0):
+def skeleton(name, classes=100, in_channels=3, image_size=32, dropout=0.0):
     """The checked network on the meta device: shapes without memory."""
     _, family, args = parse(name)
     for what, value in {"classes": classes, "in_channels": in_channels, "image_size": image_size}.items():
