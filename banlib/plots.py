@@ -500,10 +500,10 @@ def speed(results):
             axis.annotate(f"{median:.1f}x", (median, place), (0, 7), textcoords="offset points", ha="center", fontsize=9)
         axis.axvline(1, color="#777777", linewidth=1, linestyle="--")
         axis.set(xlabel="times as fast as the usual loop", xlim=(0, None), ylim=(len(LOOPS) - 0.5, -0.7),
-                 title=f"{result['network']}\n{threads(result)}, {result['numerics']}")  # fmt: skip
+                 title=f"{result['network']}\n{threads(result)}, {result['precision']}")  # fmt: skip
     axes[0][0].set_yticks(range(len(LOOPS)), LOOPS.values())
     told = "; ".join(dict.fromkeys(
-        f"{result['hardware']}, batch {result['batch']}, {result['data']}, {result['rounds']} rounds"
+        f"{result['hardware']}, {result['layout']}, batch {result['batch']}, {result['data']}, {result['rounds']} rounds"
         for result in results
     ))  # fmt: skip
     return source(figure, f"{told}. Dots: median; lines: lowest to highest round; dashed: the usual loop")
@@ -566,7 +566,7 @@ def raised(result, share):
         for number, each in zip(numbers, chain[kind]):
             axis.annotate(f"{each / chain['plain']:.2f}", (number, each / chain["plain"]), (8, -3), textcoords="offset points", fontsize=9)
         axis.axhline(1, color="#777777", linewidth=1, linestyle="--")
-        axis.set(title=title, xlabel=kind[:-1], xlim=(0.6, len(chain[kind]) + 0.6), ylim=(0, None))
+        axis.set(title=title, xlabel=kind[:-1], xlim=(0.6, len(chain[kind]) + 0.6), ylim=(0, 1.25 * max(chain["students"]) / chain["plain"]))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].set_ylabel("time, in plain trainings")
     return source(figure, f"{result['network']}, batch {result['batch']}, {chain['epochs']} epochs of {images} images, {chain['views']} "
