@@ -191,6 +191,8 @@ def room_for(student, shape, batch, numerics, device):
     if numerics.compiled or needed <= teachers.SAFE * free or not models.recompute(student):
         return needed, False
     less = machine.step_memory(student, shape, batch, numerics.precision)
+    if less > teachers.SAFE * free:
+        teachers.forget()  # an earlier student's table of answers
     warnings.warn(f"training takes {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free on {device}: dense units compute "
                   f"again what they would keep, which is slower and takes {less / 1e9:.1f} GB")  # fmt: skip
     return less, True

@@ -119,6 +119,13 @@ def test_free_memory_is_within_what_the_machine_has():
     assert 2**26 < teachers.free_memory(torch.device("cpu")) < 2**46
 
 
+def test_memory_that_torch_holds_for_the_next_is_free_too(monkeypatch):
+    """On CUDA: 2 GB that nobody has, and 3 of the 4 that an earlier training left with torch's allocator."""
+    for name, answer in (("mem_get_info", (2e9, 16e9)), ("memory_reserved", 4e9), ("memory_allocated", 1e9)):
+        monkeypatch.setattr(torch.cuda, name, lambda device, answer=answer: answer)
+    assert teachers.free_memory(torch.device("cuda:0")) == 5e9
+
+
 def test_an_unknown_way_is_refused_before_training(trained, store):
     with pytest.raises(ValueError, match="unknown teacher_memory 'remember'; did you mean 'remembered'"):
         training.fit(tiny_spec(1, trained[1].run_id), store, "cpu", teacher_memory="remember")
