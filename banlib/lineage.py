@@ -100,7 +100,7 @@ def train_missing(specs, store, device="auto", jobs=None, threads=None, progress
             for spec in wave:
                 if spec.teacher in failures or spec.teacher in blocked:
                     blocked[spec.run_id] = blocked.get(spec.teacher, spec.teacher)
-                elif spec.teacher in late or time.time() > until:
+                elif late or time.time() > until:
                     late.add(spec.run_id)
             ready = [spec for spec in wave if spec.run_id not in blocked and spec.run_id not in late]
             outcomes = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(

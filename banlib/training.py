@@ -73,6 +73,8 @@ def fit(spec, store=None, device="auto", threads=None, progress=True, until=math
     if store.status(spec.run_id) == "finished":
         store.tidy(spec.run_id)
         return store.load(spec.run_id)
+    if time.time() > until:
+        raise OutOfTime(f"{spec.network} {spec.name} (run {spec.run_id}) was not begun")
     teacher = load_teacher(spec, store, dataset) if spec.teacher else None
     if spec.share_ends:
         models.share_ends(new_network(spec, dataset), teacher)  # refuses what does not fit before anything is created

@@ -89,6 +89,12 @@ def test_time_that_is_up_is_told_and_the_same_call_goes_on(raised, tmp_path, job
             assert outcome(one) == outcome(other)
 
 
+def test_a_run_whose_time_is_up_before_it_begins_leaves_nothing(store):
+    with pytest.raises(OutOfTime, match="was not begun$"):
+        training.fit(tiny_spec(), store, "cpu", 1, False, until=time.time() - 1)
+    assert store.ids() == []
+
+
 def test_no_epoch_is_begun_that_would_end_too_late(store, monkeypatch):
     """Epochs of ten seconds by the clock: of twenty-five seconds, two are used."""
     now, steps = types.SimpleNamespace(seconds=1000.0), training.train_epoch
