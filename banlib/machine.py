@@ -12,6 +12,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import statistics
 import subprocess
 import time
 from pathlib import Path
@@ -26,8 +27,9 @@ from banlib.recipe import BadInput
 from banlib.store import write_atomically
 
 LAYOUTS = {"channels last": torch.channels_last, "contiguous": torch.contiguous_format}
-CLEARLY = 0.95  # another way than the first is taken where its step takes at most this share of the first's time
+CLEARLY = 0.8  # another way than the first needs at most this share of its time: noise of a trial must not change bits
 LONG = 3600  # seconds of training left from which compiling on a CPU is tried; it takes minutes, and gains a tenth
+PAYS = 0.95  # it is kept where a step takes at most this share of the time
 
 
 class Numerics(NamedTuple):
@@ -107,14 +109,14 @@ def choose(network, shape, batch, precision, device, steps=0, compile="auto", tr
         ways = [best, best._replace(compiled=True)]
         with contextlib.suppress(Exception):  # no compiler here, or one that fails on this network
             seconds |= trial_of(network, shape, batch, device, ways)
-        best = fastest(ways, seconds)
+        best = fastest(ways, seconds, PAYS)
     return best._replace(compiled=best.compiled or compile is True), seconds
 
 
-def fastest(ways, seconds):
-    """The way with the shortest step; the first unless another is CLEARLY faster."""
+def fastest(ways, seconds, share=CLEARLY):
+    """The way with the shortest step; the first unless another takes at most this share of its time."""
     best = min(ways, key=lambda way: seconds.get(str(way), torch.inf))
-    return best if seconds.get(str(best), 0) < CLEARLY * seconds.get(str(ways[0]), torch.inf) else ways[0]
+    return best if seconds.get(str(best), 0) <= share * seconds.get(str(ways[0]), torch.inf) else ways[0]
 
 
 def trial_of(network, shape, batch, device, ways):
@@ -138,14 +140,15 @@ def trial_of(network, shape, batch, device, ways):
 
 
 def race(network, shape, batch, device, ways):
-    """Seconds of a training step in each way: the shortest of up to five, in turns, for about ten seconds."""
+    """Seconds of a training step in each way: the median of five or more, in turns; of fewer if ten seconds are over."""
     steps = [step_in(network, shape, batch, device, way) for way in ways]
     for step in steps:
         step()  # the first also allocates, and compiles
-    begun, rounds = time.perf_counter(), []
-    while not rounds or (len(rounds) < 5 and time.perf_counter() - begun < 10):
+    begun, rounds, spent = time.perf_counter(), [], 0
+    while not rounds or spent < 0.5 or (len(rounds) < 5 and spent < 10):
         rounds.append([step() for step in steps])
-    return [min(each) for each in zip(*rounds)]
+        spent = time.perf_counter() - begun
+    return [statistics.median(each) for each in zip(*rounds)]
 
 
 def step_in(network, shape, batch, device, way):

@@ -1,9 +1,11 @@
 """Every test has its own BANLIB_HOME, one thread, and, where it trains, a network small enough to train in a second."""
 
+import contextlib
+
 import pytest
 import torch
 
-from banlib import data
+from banlib import data, training
 from banlib.recipe import PROFILES, Recipe, RunSpec
 from banlib.store import Store
 
@@ -50,3 +52,18 @@ def tiny_spec(generation=0, teacher=None, network="DenseNetBC-10-4", recipe=TINY
 
 def recipe(**changes):
     return Recipe(**(TINY.model_dump() | changes))
+
+
+@contextlib.contextmanager
+def interrupted_in(epoch):
+    """A training inside is interrupted, as from the keyboard, when this epoch begins."""
+    untouched = training.train_epoch
+
+    def train_epoch(step, number, *rest):
+        if number == epoch:
+            raise KeyboardInterrupt
+        return untouched(step, number, *rest)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "train_epoch", train_epoch)
+        yield

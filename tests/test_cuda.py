@@ -6,7 +6,7 @@ import contextlib
 import pytest
 import torch
 from children import outcome
-from conftest import recipe, tiny_spec
+from conftest import interrupted_in, recipe, tiny_spec
 
 from banlib import data, machine, teachers, training
 from banlib.machine import REFERENCE, Numerics
@@ -95,18 +95,12 @@ def test_remembered_equals_online():
 
 
 @pytest.mark.parametrize("graph", [False, True])
-def test_a_deterministic_run_that_was_resumed_has_the_bits_of_a_straight_one(tmp_path, monkeypatch, graph):
+def test_a_deterministic_run_that_was_resumed_has_the_bits_of_a_straight_one(tmp_path, graph):
     spec, how = tiny_spec(recipe=recipe(precision="auto")), {"deterministic": True, "cuda_graph": graph}
     expected = training.fit(spec, Store(tmp_path / "straight"), "cuda", progress=False, **how)
-    stopped, untouched = Store(tmp_path / "stopped"), training.train_epoch
+    stopped = Store(tmp_path / "stopped")
 
-    def until_the_third(step, epoch, *rest):
-        if epoch == 3:
-            raise KeyboardInterrupt
-        return untouched(step, epoch, *rest)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "train_epoch", until_the_third)
+    with interrupted_in(3):
         training.fit(spec, stopped, "cuda", progress=False, **how)
     assert outcome(training.fit(spec, stopped, "cuda", progress=False, **how)) == outcome(expected)
 

@@ -113,7 +113,7 @@ def test_no_epoch_is_begun_that_would_end_too_late(store, monkeypatch):
     assert len(run.metrics) == 4 and len(run.environments) == 2
 
 
-def test_two_jobs_tell_of_a_failure_as_one_does(tmp_path, monkeypatch):
+def test_two_jobs_tell_of_a_failure_as_one_does(tmp_path):
     """The other lineage finishes all the same."""
     store, wild = Store(tmp_path / "runs"), settings(1, (0, 1), recipe(epochs=2, lr=1e8, lr_milestones=()))
     with pytest.raises(RuntimeError) as caught:

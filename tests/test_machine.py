@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 from children import outcome
-from conftest import recipe, tiny_spec
+from conftest import interrupted_in, recipe, tiny_spec
 
 from banlib import data, machine, models, teachers, training
 from banlib.machine import REFERENCE, Numerics
@@ -66,7 +66,7 @@ def test_numerics_are_what_a_network_computes_in():
 # The trial
 
 
-@pytest.mark.parametrize("contiguous, expected", [(0.9, REFERENCE), (0.96, FP32), (2.0, FP32)])
+@pytest.mark.parametrize("contiguous, expected", [(0.75, REFERENCE), (0.85, FP32), (2.0, FP32)])
 def test_the_fastest_is_taken_if_it_is_clearly_faster(speeds, contiguous, expected):
     speeds[0].update({FP32: 1.0, REFERENCE: contiguous})
     numerics, tried = choose()
@@ -135,7 +135,7 @@ def test_compiling_is_as_it_was_asked_for(speeds, wanted):
     assert choose(steps=10**6, compile=wanted)[0].compiled is wanted and len(speeds[1]) == 1
 
 
-def test_a_compiler_that_fails_is_not_needed(speeds, monkeypatch):
+def test_a_compiler_that_fails_is_not_needed(speeds):
     speeds[0].update({FP32: 1.0, REFERENCE: 2.0})  # none for the compiled way: a KeyError stands for a missing compiler
     assert choose(steps=10**6)[0] == FP32
 
@@ -154,21 +154,8 @@ def test_a_compiler_that_was_asked_for_and_fails_is_told_in_a_sentence(store, mo
 # What a run does with the choice
 
 
-def interrupted(spec, store, monkeypatch, **how):
-    untouched = training.train_epoch
-
-    def until_the_third(step, epoch, *rest):
-        if epoch == 3:
-            raise KeyboardInterrupt
-        return untouched(step, epoch, *rest)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "train_epoch", until_the_third)
-        training.fit(spec, store, "cpu", threads=1, progress=False, **how)
-
-
 @pytest.mark.parametrize("way", ["fp32, channels last", "fp32, contiguous"])
-def test_a_resumed_run_goes_on_in_its_numerics_whatever_a_new_trial_would_find(tmp_path, monkeypatch, speeds, way):
+def test_a_resumed_run_goes_on_in_its_numerics_whatever_a_new_trial_would_find(tmp_path, speeds, way):
     slow = {"fp32, channels last": REFERENCE, "fp32, contiguous": FP32}[way]
     speeds[0].update({FP32: 1.0, REFERENCE: 1.0, slow: 2.0})
     straight, stopped = Store(tmp_path / "straight"), Store(tmp_path / "stopped")
@@ -176,7 +163,8 @@ def test_a_resumed_run_goes_on_in_its_numerics_whatever_a_new_trial_would_find(t
     [environment] = expected.environments
     assert f"{environment['precision']}, {environment['layout']}" == way
     assert environment["trial"][str(slow)] == 2.0
-    interrupted(tiny_spec(), stopped, monkeypatch)
+    with interrupted_in(3):
+        training.fit(tiny_spec(), stopped, "cpu", 1, False)
     for path in (data.home() / "trials").iterdir():
         path.unlink()
     speeds[0].update({FP32: 2.0, REFERENCE: 2.0, slow: 1.0})
@@ -187,7 +175,8 @@ def test_a_resumed_run_goes_on_in_its_numerics_whatever_a_new_trial_would_find(t
 
 def test_a_run_that_changes_its_numerics_is_warned_of(store, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
-    interrupted(tiny_spec(), store, monkeypatch, compile=False)
+    with interrupted_in(3):
+        training.fit(tiny_spec(), store, "cpu", 1, False, compile=False)
     with pytest.warns(UserWarning, match="goes on under other conditions .compiled False -> True"):
         training.fit(tiny_spec(), store, "cpu", threads=1, progress=False, compile=True)
 
@@ -312,8 +301,8 @@ def test_where_memory_is_short_dense_units_recompute_to_the_same_bits(tmp_path, 
     expected = training.fit(spec, Store(tmp_path / "roomy"), "cpu", 1, False)
     monkeypatch.setattr(teachers, "free_memory", lambda device: 1e6)
     store, told = Store(tmp_path / "tight"), r"training takes .* dense units compute again what they would keep"
-    with pytest.warns(UserWarning, match=told):
-        interrupted(spec, store, monkeypatch)
+    with pytest.warns(UserWarning, match=told), interrupted_in(3):
+        training.fit(spec, store, "cpu", 1, False)
     with pytest.warns(UserWarning, match=told):
         run = training.fit(spec, store, "cpu", 1, False)
     assert outcome(run) == outcome(expected)
@@ -328,7 +317,7 @@ def test_a_table_of_answers_makes_room_for_a_training_that_does_not_fit(store, m
     assert teachers._kept == {}
 
 
-def test_units_that_recompute_keep_less(monkeypatch):
+def test_units_that_recompute_keep_less():
     """By what autograd packs in a real forward pass, not by the count on the meta device."""
     kept = []
     for again in (False, True):

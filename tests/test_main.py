@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 import pytest
-from conftest import TINY, recipe, tiny_spec
+from conftest import TINY, interrupted_in, recipe, tiny_spec
 
 from banlib import book, data, lineage, models, paper, training
 from banlib.__main__ import main
@@ -61,17 +61,9 @@ def filled(store, trained):
 
 
 @pytest.fixture
-def stopped(store, monkeypatch):
+def stopped(store):
     """The id of a run that was interrupted in its third epoch."""
-    untouched = training.train_epoch
-
-    def until_the_third(step, epoch, *rest):
-        if epoch == 3:
-            raise KeyboardInterrupt
-        return untouched(step, epoch, *rest)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "train_epoch", until_the_third)
+    with interrupted_in(3):
         training.fit(tiny_spec(seed=5), store, progress=False)
     return tiny_spec(seed=5).run_id
 

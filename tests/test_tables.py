@@ -25,7 +25,7 @@ def trained(tmp_path_factory):
     store = Store(tmp_path_factory.mktemp("runs"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PROFILES, "digits", PROFILE)
-        found = {number: tables.train(tables.plan(number, PROFILE, FEW), "cpu", 1, store, False) for number in (1, 2)}
+        found = {number: tables.train(tables.plan(number, PROFILE, FEW), "cpu", 1, store, False, deterministic=True) for number in (1, 2)}
     return store, found
 
 
@@ -171,7 +171,7 @@ def test_a_teacher_that_fails_blocks_its_students_and_nothing_else(store, monkey
 
 def test_two_jobs_take_teachers_before_students(tmp_path, trained):
     store = Store(tmp_path / "runs")
-    tables.train(tables.plan(2, PROFILE, FEW, seeds=(1,)), "cpu", 2, store, False)
+    tables.train(tables.plan(2, PROFILE, FEW, seeds=(1,)), "cpu", 2, store, False, deterministic=True)
     one = [trained[0].load(run_id) for run_id in store.ids()]
     assert all(run.folder.joinpath("weights.safetensors").read_bytes() ==
                store.load(run.run_id).folder.joinpath("weights.safetensors").read_bytes() for run in one)  # fmt: skip

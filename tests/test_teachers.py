@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from children import outcome
-from conftest import recipe, tiny_spec
+from conftest import interrupted_in, recipe, tiny_spec
 
 from banlib import data, teachers, training
 from banlib.store import Store
@@ -186,24 +186,15 @@ def test_answers_are_halves_only_where_that_moves_no_probability(scale, dtype):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_resumed_student_of_a_remembering_teacher_is_bit_identical(trained, large, tmp_path, monkeypatch, precision):
+def test_a_resumed_student_of_a_remembering_teacher_is_bit_identical(trained, large, tmp_path, precision):
     spec = tiny_spec(1, trained[1].run_id, recipe=recipe(epochs=8, precision=precision))
     straight, stopped = (Store(tmp_path / name) for name in ("straight", "stopped"))
     for store in (straight, stopped):
         copy_run(trained[1], store)
     expected = training.fit(spec, straight, "cpu", threads=1, progress=False)
     assert expected.environments[0]["teacher"].startswith("remembered in float")
-
-    untouched = training.train_epoch
-
-    def until_the_fifth(step, epoch, *rest):
-        if epoch == 5:
-            raise KeyboardInterrupt
-        return untouched(step, epoch, *rest)
-
     teachers.forget()
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "train_epoch", until_the_fifth)
+    with interrupted_in(5):
         training.fit(spec, stopped, "cpu", threads=1, progress=False)
     teachers.forget()  # as in a new process
     with warnings.catch_warnings():
@@ -223,23 +214,17 @@ def test_remembered_and_online_are_one_run_and_one_student_but_for_rounding(trai
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-def test_going_on_with_another_kind_of_teacher_is_warned_of(trained, large, store, monkeypatch):
+def test_going_on_with_another_kind_of_teacher_is_warned_of(trained, large, store):
     copy_run(trained[1], store)
-    spec, untouched = tiny_spec(1, trained[1].run_id, recipe=recipe(epochs=4)), training.train_epoch
+    spec = tiny_spec(1, trained[1].run_id, recipe=recipe(epochs=4))
 
-    def until_the_third(step, epoch, *rest):
-        if epoch == 3:
-            raise KeyboardInterrupt
-        return untouched(step, epoch, *rest)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "train_epoch", until_the_third)
+    with interrupted_in(3):
         training.fit(spec, store, "cpu", threads=1, progress=False, teacher_memory="online")
     with pytest.warns(UserWarning, match="other conditions .teacher online -> remembered in float"):
         training.fit(spec, store, "cpu", threads=1, progress=False, teacher_memory="remembered")
 
 
-def test_the_next_student_of_a_teacher_finds_its_answers(trained, large, store, monkeypatch):
+def test_the_next_student_of_a_teacher_finds_its_answers(trained, large, store):
     copy_run(trained[1], store)
     fits = [tiny_spec(1, trained[1].run_id, recipe=recipe(epochs=1), seed=seed) for seed in (0, 1)]
     training.fit(fits[0], store, "cpu", threads=1, progress=False, teacher_memory="remembered")

@@ -10,7 +10,7 @@ import children
 import pytest
 import torch
 from children import outcome
-from conftest import recipe, tiny_spec
+from conftest import interrupted_in, recipe, tiny_spec
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from banlib import data, machine, objectives, teachers, training
@@ -430,18 +430,11 @@ def test_ends_that_differ_are_refused_before_training_with_both_shapes(store):
     assert store.status(student.run_id) == "missing"
 
 
-def test_shared_ends_stay_the_teachers_through_a_resume(store, monkeypatch):
+def test_shared_ends_stay_the_teachers_through_a_resume(store):
     teacher = fit(tiny_spec(network="DenseNetBC-10-8", recipe=recipe(epochs=1)), store, progress=False)
     spec = tiny_spec(1, teacher.run_id, network="MatchWideResNet-1-1@DenseNetBC-10-8", share_ends=True)
-    steps = training.train_epoch
 
-    def train_epoch(step, epoch, *rest):
-        if epoch == 3:
-            raise KeyboardInterrupt
-        return steps(step, epoch, *rest)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "train_epoch", train_epoch)
+    with interrupted_in(3):
         fit(spec, store, progress=False)
     resumed = fit(spec, store, progress=False)
     own, given = resumed.weights(), teacher.weights()
