@@ -84,11 +84,11 @@ def candidates(precision, device):
     if device.type == "cuda":
         has_bf16 = torch.cuda.get_device_capability(device)[0] >= 8
         return [Numerics({"auto": "bf16" if has_bf16 else "fp32"}.get(precision, precision))]
-    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    own = [Numerics("bf16")] if precision == "bf16" or (precision == "auto" and has_bf16) else []
     if precision == "bf16":
-        return [*own, Numerics("bf16", "contiguous")]
-    return [*own, Numerics("fp32"), REFERENCE]
+        return [Numerics("bf16"), Numerics("bf16", "contiguous")]
+    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    faster = [Numerics("bf16")] if precision == "auto" and has_bf16 else []
+    return [*faster, Numerics("fp32"), REFERENCE]
 
 
 def choose(network, shape, batch, precision, device, steps=0, compile="auto", trial=True):

@@ -96,7 +96,7 @@ def train(spec, work, teacher, dataset, device, progress, how, until=math.inf):
     rows, environments = (resumed[2]["rows"], resumed[2]["environments"]) if resumed else ([], [])
     count, shape = len(dataset.train.labels), dataset.train.images.shape[1:]
     steps = (recipe.epochs - len(rows)) * math.ceil(count / recipe.batch)
-    numerics, tried = numerics_as_before(environments, recipe, device, how), None
+    numerics, tried = numerics_as_before(environments, device, how), None
     if numerics is None:
         numerics, tried = machine.choose(
             student, shape, recipe.batch, recipe.precision, device, steps, how.compile, not how.deterministic
@@ -441,7 +441,7 @@ def unpack(tensors, student, optimizer):
             optimizer.state[parameter]["momentum_buffer"] = momentum
 
 
-def numerics_as_before(environments, recipe, device, how):
+def numerics_as_before(environments, device, how):
     """The `machine.Numerics` of the last start, if the run goes on where it was; None if they are to be chosen anew."""
     if not environments or "layout" not in environments[-1]:
         return None

@@ -89,6 +89,22 @@ def test_time_that_is_up_is_told_and_the_same_call_goes_on(raised, tmp_path, job
             assert outcome(one) == outcome(other)
 
 
+def test_a_run_that_stops_in_time_ends_the_call_and_is_not_counted_as_trained(store, monkeypatch):
+    """The second of six runs says that its time is up: one was trained, and no student is asked for."""
+    really, begun = lineage.fit, []
+
+    def fit(spec, *rest, **how):
+        begun.append(spec.name)
+        if len(begun) == 2:
+            raise OutOfTime("has 1 of 2 epochs")
+        return really(spec, *rest, **how)
+
+    monkeypatch.setattr(lineage, "fit", fit)
+    with pytest.raises(OutOfTime, match="^time is up: 1 of 6 networks were trained"):
+        raise_lineages(settings(), "cpu", 1, store, progress=False)
+    assert begun == ["Teacher", "BAN-1"]
+
+
 def test_a_run_whose_time_is_up_before_it_begins_leaves_nothing(store):
     with pytest.raises(OutOfTime, match="was not begun$"):
         training.fit(tiny_spec(), store, "cpu", 1, False, until=time.time() - 1)

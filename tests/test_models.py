@@ -1,10 +1,12 @@
 """Networks by name: their counts against the paper's, their arithmetic against a restatement, and bad names."""
+import copy
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from banlib import models, paper
 from banlib.models.densenet import DenseNet, DenseUnit, boundaries
@@ -408,3 +410,41 @@ def test_bad_arguments_take_one_sentence_and_no_memory(monkeypatch, arguments, e
     monkeypatch.setattr(nn.Module, "to_empty", None)
     with pytest.raises(ValueError, match=expected):
         models.build("DenseNetBC-10-4", **arguments)
+
+
+@pytest.mark.parametrize("name, padded", [("DenseNetBC-16-3", 14), ("DenseNetBC-16-8", 0), ("WideResNet-10-1", 0)])
+def test_padded_channels_compute_the_same_function_and_gradient(name, padded):
+    """In float64, to 1e-10. Growth 3: 6, 9, ... channels in, 12 and 3 out, so every convolution but the stem is padded."""
+    torch.manual_seed(0)
+    plain = models.build(name).double()
+    network = models.pad_channels(copy.deepcopy(plain))
+    assert sum(isinstance(layer, models.PaddedConv2d) for layer in network.modules()) == padded
+    images, told = torch.randn(4, 3, 8, 8, dtype=torch.float64), []
+    for each in (plain, network):
+        logits = each.train()(images)
+        logits.square().sum().backward()
+        told.append((logits, each.state_dict(), [parameter.grad for parameter in each.parameters()]))
+    assert torch.allclose(told[0][0], told[1][0], atol=1e-10)
+    assert all(torch.allclose(*pair, atol=1e-10) for pair in zip(told[0][2], told[1][2]))
+    assert all(torch.allclose(told[0][1][key].double(), told[1][1][key].double(), atol=1e-10) for key in told[0][1])
+
+
+def test_a_padded_convolution_pads():
+    """To 16 channels in and 8 out, as what reaches the library's convolution shows."""
+    layer = models.PaddedConv2d(9, 3, 1, bias=False)
+    with Shapes() as seen:
+        assert layer(torch.zeros(2, 9, 4, 4)).shape == (2, 3, 4, 4)
+    assert seen.shapes == [((2, 16, 4, 4), (8, 16, 1, 1))]
+
+
+class Shapes(TorchDispatchMode):
+    """The shapes of what convolutions are given."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        if operator is torch.ops.aten.convolution.default:
+            self.shapes.append((tuple(args[0].shape), tuple(args[1].shape)))
+        return operator(*args, **(kwargs or {}))

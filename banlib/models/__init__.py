@@ -15,7 +15,7 @@ from .matched import densenet_shapes, match_densenet, match_pre_resnet, match_wi
 from .resnet import preact_resnet, wide_resnet
 
 __all__ = ["NAMES", "build", "skeleton", "parse", "shrunk", "params", "forward_macs", "pad_channels", "recompute", "audit",
-           "boundaries", "share_ends", "DenseNet", "DenseUnit"]
+           "boundaries", "share_ends", "DenseNet", "DenseUnit", "PaddedConv2d"]
 
 NAMES = tuple(row.network for row in paper.TABLE1 + paper.TABLE2)
 
