@@ -37,9 +37,9 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 
+from banlib.machine import choose_device
 from banlib.recipe import check_parameters, named
 from banlib.tables import check_rows
-from banlib.machine import choose_device
 
 PACKAGE = Path(__file__).parent
 HEADLINE_CHAPTER, HEADLINE = "02_ban_densenet", "headline"  # the figure of preface and README, glued under this name

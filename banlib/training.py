@@ -190,11 +190,14 @@ def room_for(student, shape, batch, numerics, device):
     It changes no bits. A compiled network is left alone, since its compiler weighs memory against arithmetic by itself.
     """
     needed, free = machine.step_memory(student, shape, batch, numerics.precision), teachers.free_memory(device)
-    if numerics.compiled or needed <= teachers.SAFE * free or not models.recompute(student):
+    if numerics.compiled or needed <= teachers.SAFE * free:
         return needed, False
-    less = machine.step_memory(student, shape, batch, numerics.precision)
+    units = models.recompute(student)
+    less = machine.step_memory(student, shape, batch, numerics.precision) if units else needed
     if less > teachers.SAFE * free:
         teachers.forget()  # an earlier student's table of answers
+    if not units:
+        return needed, False
     warnings.warn(f"training takes {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free on {device}: dense units compute "
                   f"again what they would keep, which is slower and takes {less / 1e9:.1f} GB")  # fmt: skip
     return less, True

@@ -309,12 +309,14 @@ def test_where_memory_is_short_dense_units_recompute_to_the_same_bits(tmp_path, 
     assert [env["recomputed"] for env in expected.environments + run.environments] == [False, True, True]
 
 
-def test_a_table_of_answers_makes_room_for_a_training_that_does_not_fit(store, monkeypatch):
+@pytest.mark.parametrize("network, told", [("DenseNetBC-10-4", 1), ("WideResNet-10-1", 0)])
+def test_a_table_of_answers_makes_room_for_a_training_that_does_not_fit(store, monkeypatch, recwarn, network, told):
+    """Whether or not the network has units that can recompute."""
     monkeypatch.setattr(teachers, "_kept", {"another teacher": "a table"})
     monkeypatch.setattr(teachers, "free_memory", lambda device: 1e3)
-    with pytest.warns(UserWarning, match="compute again"):
-        training.fit(tiny_spec(recipe=recipe(epochs=1)), store, "cpu", 1, False)
+    training.fit(tiny_spec(network=network, recipe=recipe(epochs=1)), store, "cpu", 1, False)
     assert teachers._kept == {}
+    assert sum("compute again" in str(warning.message) for warning in recwarn) == told
 
 
 def test_units_that_recompute_keep_less():

@@ -12,7 +12,7 @@ class DenseUnit(nn.Module):
     """BN-ReLU-1x1(4k)-BN-ReLU-3x3(k): appends k = growth new channels to what it was given.
 
     float [B, channels, H, W] -> float [B, channels + growth, H, W].
-    recompute: True trains in about a third of the memory, see `new`.
+    recompute: True trains in about half of the memory, see `new`.
     """
 
     recompute = False
