@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from banlib import data, models
 from banlib.machine import choose_device
-from banlib.recipe import PROFILES, Profile, RunSpec, Settings
+from banlib.recipe import CONTROLS, PROFILES, Profile, RunSpec, Settings
 from banlib.store import Store
 from banlib.training import OutOfTime, fit
 
@@ -53,13 +53,39 @@ def plan(settings, objective="label+teacher", temperature=1.0):
                     dataset_digest=digest,
                     recipe=settings.profile.recipe,
                     objective=objective if generation else "label",
-                    temperature=temperature,
+                    temperature=temperature if generation else 1.0,  # labels alone have none
                     seed=seed,
                     generation=generation,
                     teacher=specs[-1].run_id if generation else None,
                 )
             )
     return plans
+
+
+def controls(settings, names=tuple(CONTROLS)):
+    """{control: {seed: RunSpec}} beside the BAN-1 of each seed: from its initial weights, with its order and views.
+
+    A control trained alone on labels knows no teacher; the others have BAN-1's.
+    """
+    students = {seed: specs[1] for seed, specs in plan(settings._replace(gens=1)).items()}
+    found = {}
+    for name in names:
+        taught = CONTROLS[name]["objective"] != "label"
+        changes = CONTROLS[name] if taught else CONTROLS[name] | {"teacher": None}
+        found[name] = {seed: RunSpec(**(spec.model_dump() | changes)) for seed, spec in students.items()}
+    return found
+
+
+def rates(profile, tried, seeds):
+    """{rate: [RunSpec]} of the profile's teacher, trained at each of the rates and tested on held-out images."""
+    dataset = f"{profile.dataset}-dev"
+    held_out = profile._replace(dataset=dataset)
+    found = {}
+    for rate in tried:
+        recipe = profile.recipe.model_copy(update={"lr": rate})
+        chains = plan(Settings(held_out._replace(recipe=recipe), profile.network, 0, seeds))
+        found[rate] = [spec for (spec,) in chains.values()]
+    return found
 
 
 def raise_lineages(

@@ -1,7 +1,7 @@
 """What a student is trained on: the labels, the teacher's output, or both (eqs. 1-3), and two controls of 2018.
 
-Every objective is a pure function of logits and labels and returns the mean over the batch in nats.
-`OBJECTIVES` names them: `label` trains generation 0, `label+teacher` is this paper's BAN.
+Every term is a pure function of logits and labels and returns the mean over the batch in nats. `OBJECTIVES` names their
+sums: `label` trains generation 0, `label+teacher` is this paper's BAN. `objective_loss` weights the two terms.
 The teacher's logits are constants here: no gradient reaches them.
 """
 
@@ -28,11 +28,6 @@ def distillation_loss(student_logits, teacher_logits, temperature=1.0):
     check_logits(student_logits, teacher_logits, temperature)
     target = F.softmax(teacher_logits.detach().float() / temperature, dim=1)
     return F.cross_entropy(student_logits.float() / temperature, target) * temperature**2
-
-
-def label_and_teacher(student_logits, labels, teacher_logits, temperature=1.0, generator=None):
-    """Eq. 3 as the paper trains it: both terms with weight 1."""
-    return label_loss(student_logits, labels) + distillation_loss(student_logits, teacher_logits, temperature)
 
 
 def cwtm(student_logits, labels, teacher_logits, temperature=1.0, generator=None):
@@ -74,14 +69,35 @@ def check_logits(student_logits, teacher_logits, temperature):
         raise ValueError(f"temperature must be above 0, got {temperature}")
 
 
+# What each objective is the sum of: (term on the labels, term on the teacher's output), None where it has none.
 OBJECTIVES = {
-    "label": lambda student_logits, labels, teacher_logits, temperature=1.0, generator=None: label_loss(
-        student_logits, labels
+    "label": (lambda student_logits, labels, *_: label_loss(student_logits, labels), None),
+    "label+teacher": (
+        lambda student_logits, labels, *_: label_loss(student_logits, labels),
+        lambda student_logits, labels, teacher_logits, temperature, generator: distillation_loss(
+            student_logits, teacher_logits, temperature
+        ),
     ),
-    "label+teacher": label_and_teacher,
-    "teacher": lambda student_logits, labels, teacher_logits, temperature=1.0, generator=None: distillation_loss(
-        student_logits, teacher_logits, temperature
+    "teacher": (
+        None,
+        lambda student_logits, labels, teacher_logits, temperature, generator: distillation_loss(
+            student_logits, teacher_logits, temperature
+        ),
     ),
-    "cwtm": cwtm,
-    "dkpp": dkpp,
+    "cwtm": (cwtm, None),
+    "dkpp": (None, dkpp),
 }
+
+
+def objective_loss(
+    objective, student_logits, labels, teacher_logits=None, temperature=1.0, weights=(1.0, 1.0), generator=None
+):
+    """The named objective with its two terms weighted by (label weight, teacher weight): a scalar in nats.
+
+    The paper's eq. 3 is "label+teacher" with both weights 1. Its gradient is then about twice as long as that of the
+    labels alone; weights (1/2, 1/2) keep the length, and "label" with weight 2 is the control that has it doubled
+    without a teacher.
+    """
+    terms = zip(weights, OBJECTIVES[objective], strict=True)
+    given = student_logits, labels, teacher_logits, temperature, generator
+    return sum(weight * term(*given) for weight, term in terms if term is not None)

@@ -76,6 +76,8 @@ class RunSpec(Frozen):
     generation: Annotated[int, Field(ge=0, le=MOST_GENERATIONS)]
     teacher: Annotated[str, Field(pattern=f"^{RUN_ID}$")] | None = None
     share_ends: bool = False  # stem and classifier are the teacher's, copied and frozen (section 3, BAN-ResNet)
+    label_weight: Positive = 1.0  # of the objective's term on the labels; the paper's weights are 1 and 1
+    teacher_weight: Positive = 1.0  # of its term on the teacher's output
 
     @model_validator(mode="after")
     def taught_or_not(self):
@@ -86,6 +88,9 @@ class RunSpec(Frozen):
             raise ValueError(f"objective {self.objective!r} and teacher {self.teacher} do not go together")
         if self.share_ends and self.teacher is None:
             raise ValueError("share_ends needs a teacher whose stem and classifier are shared")
+        for name, term in zip(("label_weight", "teacher_weight"), OBJECTIVES[self.objective], strict=True):
+            if term is None and getattr(self, name) != 1:
+                raise ValueError(f"objective {self.objective!r} has no term for {name}, which must stay 1")
         return self
 
     @property
@@ -93,7 +98,17 @@ class RunSpec(Frozen):
         return hashlib.sha256(self.canonical().encode()).hexdigest()[:16]
 
     @property
+    def weights(self):
+        return self.label_weight, self.teacher_weight
+
+    @property
     def name(self):
+        """What it is called in a lineage: a control's name (`CONTROLS`), else its generation's."""
+        for name, changes in CONTROLS.items():
+            if self.generation and all(
+                getattr(self, field) == value for field, value in ({"temperature": 1.0} | LATER | changes).items()
+            ):
+                return name
         return generation_name(self.generation)
 
     def canonical(self):
@@ -101,8 +116,20 @@ class RunSpec(Frozen):
 
         A field that came after format 1 is left out at the value that every run had before, so older ids stand.
         """
-        told = self.model_dump(mode="json", exclude=None if self.share_ends else {"share_ends"})
+        told = self.model_dump(mode="json", exclude={name for name, value in LATER.items() if getattr(self, name) == value})
         return json.dumps(told, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+LATER = {"share_ends": False, "label_weight": 1.0, "teacher_weight": 1.0}  # fields since format 1, and what runs were before
+
+# Networks that are trained beside BAN-1, from its own initial weights, order and views, and differ from it in these fields
+# of the spec. "labels x2" has no teacher and a loss as large as BAN-1's: what it gains, BAN-1's teacher did not give.
+CONTROLS = {
+    "labels x2": {"objective": "label", "label_weight": 2.0},
+    "label+teacher, halved": {"objective": "label+teacher", "label_weight": 0.5, "teacher_weight": 0.5},
+    "teacher": {"objective": "teacher"},
+    "labels, restarted": {"objective": "label"},
+}
 
 
 class Profile(NamedTuple):

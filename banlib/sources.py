@@ -33,7 +33,9 @@ import torch
 # scikit-learn, pyarrow, Pillow and torchvision are imported where they are used: together they take seconds to load.
 
 DATASETS = ("digits", "cifar10", "cifar100")
-DIGITS_DEV = "digits-dev"  # the same training images, tested on images that the reported test set does not hold
+# To choose settings on. digits-dev: the same training images, tested on images that the reported test set does not hold.
+# cifar100-dev: its training images alone, the first HELD_OUT of each class, by digest, to test on and the others to train on.
+DIGITS_DEV, CIFAR_DEV, HELD_OUT = "digits-dev", "cifar100-dev", 50
 SPLITS = ("train", "test")
 
 
@@ -101,12 +103,14 @@ def read(name, home_folder, folder):
     Decoded tensors are kept below `home_folder`; files are looked for, and downloaded to, `folder`. Raises DatasetError
     for damaged or altered files, FileNotFoundError if there are none and the download fails.
     """
+    if name == CIFAR_DEV:
+        return _held_out(*_cifar("cifar100", home_folder, folder)["train"][:2])
     return _cifar(name, home_folder, folder) if name in EXPECTED else _digits(name)
 
 
 def check_name(name):
     """`name`, if it is a dataset's; else ValueError with the nearest name."""
-    names = (*DATASETS, DIGITS_DEV)
+    names = (*DATASETS, DIGITS_DEV, CIFAR_DEV)
     if name in names:
         return name
     near = difflib.get_close_matches(str(name).lower(), names, n=1)
@@ -116,7 +120,7 @@ def check_name(name):
 
 def classes(name):
     """The class names of dataset `name`, in the order of its labels."""
-    return EXPECTED[name].classes if name in EXPECTED else tuple("0123456789")
+    return tuple("0123456789") if name.startswith("digits") else EXPECTED[name.removesuffix("-dev")].classes
 
 
 def home():
@@ -198,10 +202,21 @@ def _digits(name):
         raise DatasetError(
             f"scikit-learn's digits have content digest {digest}, expected {DIGITS_DIGEST}: install scikit-learn again"
         )
-    place_in_class = torch.nn.functional.one_hot(labels).cumsum(0).gather(1, labels[:, None])[:, 0]  # 1 = the first
+    place_in_class = _place_in_class(labels)
     train, rest = (place_in_class <= 10).nonzero()[:, 0], (place_in_class > 10).nonzero()[:, 0]
     test = rest[:-1000] if name == DIGITS_DEV else rest[-1000:]
     return {split: _in_order(images[rows], labels[rows]) for split, rows in zip(SPLITS, (train, test))}
+
+
+def _place_in_class(labels):
+    """For each row the how-manieth of its class it is, from 1: int64 [n]."""
+    return torch.nn.functional.one_hot(labels).cumsum(0).gather(1, labels[:, None])[:, 0]
+
+
+def _held_out(images, labels):
+    """CIFAR-100's training images, in the order of their digest lines, split to choose settings on."""
+    tested = _place_in_class(labels) <= HELD_OUT
+    return {split: _in_order(images[rows], labels[rows]) for split, rows in zip(SPLITS, (~tested, tested), strict=True)}
 
 
 # CIFAR

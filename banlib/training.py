@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from banlib import data, machine, models, teachers
 from banlib.machine import choose_device, seeded
-from banlib.objectives import OBJECTIVES
+from banlib.objectives import objective_loss
 from banlib.recipe import BadInput, named
 from banlib.store import Diverged, RunDamaged, RunMissing, Store
 
@@ -64,6 +64,7 @@ def fit(spec, store=None, device="auto", threads=None, progress=True, until=math
     RuntimeError (it needs more memory than the device has, or cannot be compiled).
     """
     store, how = store or Store(), How(**how).checked()
+    machine.keep_freed_memory()
     device = choose_device(device)
     dataset = data.load(spec.dataset)
     if dataset.digest != spec.dataset_digest:
@@ -215,9 +216,10 @@ class Step:
     def __init__(self, spec, student, optimizer, images, labels, teacher=None, numerics=machine.REFERENCE, graph=False):
         self.spec, self.student, self.optimizer, self.teacher = spec, student, optimizer, teacher
         self.images, self.labels, self.numerics, self.graph = images, labels, numerics, graph
-        self.device, self.objective = labels.device, OBJECTIVES[spec.objective]
+        self.device = labels.device
         self.parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
-        self.limit = EXPLODED * (1 + spec.temperature**2) * math.log(student_classes(student))
+        largest = spec.label_weight + spec.teacher_weight * spec.temperature**2
+        self.limit = EXPLODED * largest * math.log(student_classes(student))
         self.generator = torch.Generator(self.device)  # the objective's
         self.loss = torch.zeros((), device=self.device)
         self.wrong, self.number, self.bad = (torch.zeros_like(self.loss, dtype=torch.int64) for _ in range(3))
@@ -247,7 +249,9 @@ class Step:
         teacher_logits = self.teacher(batch, indices, views) if self.teacher else None
         with self.numerics.autocast(self.device):
             logits = self.student(batch)
-        loss = self.objective(logits, target, teacher_logits, self.spec.temperature, self.generator)
+        loss = objective_loss(
+            self.spec.objective, logits, target, teacher_logits, self.spec.temperature, self.spec.weights, self.generator
+        )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in self.parameters])

@@ -471,13 +471,13 @@ def wait_for(condition):
 
 def spoil(monkeypatch, how, epoch=2, step=2):
     """Make the loss or its gradient bad in one step. Returns a dict that gets the student and its weights before."""
-    seen, count, label_loss = {}, [], objectives.OBJECTIVES["label"]
+    seen, count, objective_loss = {}, [], training.objective_loss
     make = training.new_network
     monkeypatch.setattr(training, "new_network", lambda *args: seen.setdefault("student", make(*args)))
 
-    def objective(logits, *rest):
+    def objective(name, logits, *rest):
         count.append(1)
-        loss = label_loss(logits, *rest)
+        loss = objective_loss(name, logits, *rest)
         if len(count) != 2 * (epoch - 1) + step:  # 100 images in batches of 50
             return loss
         seen["before"] = [parameter.detach().clone() for parameter in seen["student"].parameters()]
@@ -486,7 +486,7 @@ def spoil(monkeypatch, how, epoch=2, step=2):
             return loss
         return loss * {"nan loss": math.nan, "inf loss": math.inf, "-inf loss": -math.inf, "explosion": 1e3}[how]
 
-    monkeypatch.setitem(objectives.OBJECTIVES, "label", objective)
+    monkeypatch.setattr(training, "objective_loss", objective)
     return seen
 
 

@@ -39,6 +39,23 @@ def test_each_generation_learns_from_the_one_before():
     assert len({spec.run_id for specs in plans.values() for spec in specs}) == 8
 
 
+def test_controls_start_from_the_students_own_weights_order_and_views():
+    """So that BAN-1 and "labels x2" differ in the loss alone: `training.stream` depends on seed and generation."""
+    students = {seed: specs[1] for seed, specs in plan(settings(1)).items()}
+    found = lineage.controls(settings(1))
+    assert list(found) == ["labels x2", "label+teacher, halved", "teacher", "labels, restarted"]
+    for name, specs in found.items():
+        for seed, spec in specs.items():
+            assert (spec.name, spec.seed, spec.generation) == (name, seed, 1)
+            assert spec.recipe == students[seed].recipe
+            assert spec.teacher == (None if name.startswith("labels") else students[seed].teacher)
+            assert training.stream(spec, "init") == training.stream(students[seed], "init")
+
+
+def test_a_temperature_trains_no_teacher_anew():
+    assert plan(settings(1), "teacher", 2.0)[0][0] == plan(settings(1))[0][0]
+
+
 def test_a_longer_plan_starts_with_the_shorter_one():
     """So that more generations later train only what is new."""
     assert plan(settings(3))[0][:3] == plan(settings(2))[0]

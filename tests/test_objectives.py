@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from banlib import objectives
-from banlib.objectives import OBJECTIVES
+from banlib.objectives import OBJECTIVES, objective_loss
 
 
 def softmax(row, temperature):
@@ -42,7 +42,7 @@ def batch(seed=0, count=6, classes=5):
 def test_value_and_gradient_equal_the_formula(name, temperature):
     student, labels, teacher = batch()
     logits = student.clone().requires_grad_()
-    loss = OBJECTIVES[name](logits, labels, teacher, temperature, torch.Generator().manual_seed(3))
+    loss = objective_loss(name, logits, labels, teacher, temperature, generator=torch.Generator().manual_seed(3))
     if name == "dkpp":  # the teacher's loss, on what the same draw makes of its logits
         name, teacher = "teacher", objectives.permute_non_maximum(teacher, torch.Generator().manual_seed(3))
     rows = lambda tensor: [list(row) for row in tensor.tolist()]  # noqa: E731
@@ -65,8 +65,20 @@ def test_value_and_gradient_equal_the_formula(name, temperature):
 def test_no_gradient_reaches_the_teacher(name):
     student, labels, teacher = batch()
     teacher.requires_grad_()
-    OBJECTIVES[name](student.requires_grad_(), labels, teacher).backward()
+    objective_loss(name, student.requires_grad_(), labels, teacher).backward()
     assert teacher.grad is None and student.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name, terms", [("label", ["label"]), ("label+teacher", ["label", "teacher"]),
+                                         ("teacher", [None, "teacher"]), ("cwtm", ["cwtm"])])  # fmt: skip
+def test_each_term_has_its_weight(name, terms):
+    student, labels, teacher = batch()
+    weights = 0.5, 3.0
+    loss = objective_loss(name, student, labels, teacher, 2.0, weights)
+    rows = student.tolist(), labels.tolist(), teacher.tolist()
+    expected = sum(weight * reference(term, *rows, 2.0) for weight, term in zip(weights, terms) if term)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    assert set(OBJECTIVES) == {"label", "label+teacher", "teacher", "cwtm", "dkpp"}
 
 
 def test_distillation_gradient_is_as_large_as_the_label_gradient():
@@ -117,4 +129,4 @@ def test_temperature_must_be_positive(temperature):
     student, labels, teacher = batch()
     for name in ("teacher", "cwtm", "dkpp"):
         with pytest.raises(ValueError, match="temperature must be above 0"):
-            OBJECTIVES[name](student, labels, teacher, temperature)
+            objective_loss(name, student, labels, teacher, temperature)

@@ -80,15 +80,38 @@ def test_a_student_needs_a_teacher_and_a_teacher_none():
 
 
 def test_a_field_that_came_later_leaves_older_ids_alone():
-    """The id of a spec from before `share_ends`: the hash of its JSON without that field."""
+    """The id of a spec from before `share_ends` and the weights: the hash of its JSON without those fields."""
     spec = tiny_spec(1, teacher="0" * 16)
     older = spec.model_dump(mode="json")
-    assert older.pop("share_ends") is False
+    assert older.pop("share_ends") is False and older.pop("label_weight") == older.pop("teacher_weight") == 1
     text = json.dumps(older, sort_keys=True, separators=(",", ":"))
     assert spec.run_id == hashlib.sha256(text.encode()).hexdigest()[:16]
     shared = tiny_spec(1, teacher="0" * 16, share_ends=True)
     assert shared.run_id != spec.run_id and '"share_ends":true' in shared.canonical()
     assert type(spec)(**json.loads(shared.canonical())) == shared and type(spec)(**older) == spec
+
+
+def test_weights_are_part_of_the_id_and_only_where_there_is_a_term_to_weight():
+    ids = {tiny_spec(1, label_weight=2).run_id, tiny_spec(1).run_id}
+    ids |= {tiny_spec(1, teacher="0" * 16, label_weight=one, teacher_weight=other).run_id
+            for one, other in [(1, 1), (0.5, 0.5), (1, 0.5)]}  # fmt: skip
+    assert len(ids) == 5
+    for changes in ({"teacher_weight": 2}, {"teacher": "0" * 16, "objective": "teacher", "label_weight": 2}):
+        with pytest.raises(ValidationError, match="has no term for .*_weight, which must stay 1"):
+            tiny_spec(1, **changes)
+    with pytest.raises(ValidationError, match="greater than 0"):
+        tiny_spec(1, label_weight=0)
+
+
+def test_controls_are_named_after_what_they_change():
+    taught = {"teacher": "0" * 16}
+    names = [spec.name for spec in (
+        tiny_spec(), tiny_spec(1, **taught), tiny_spec(2, **taught), tiny_spec(1, label_weight=2), tiny_spec(1),
+        tiny_spec(1, **taught, label_weight=0.5, teacher_weight=0.5), tiny_spec(1, **taught, objective="teacher"),
+        tiny_spec(1, **taught, objective="teacher", temperature=2),
+    )]  # fmt: skip
+    assert names == ["Teacher", "BAN-1", "BAN-2", "labels x2", "labels, restarted", "label+teacher, halved", "teacher",
+                     "BAN-1"]  # fmt: skip
 
 
 def test_ends_are_shared_with_a_teacher():

@@ -45,7 +45,7 @@ def watched(monkeypatch):
     """What a training did: teacher, its state before, student, optimizer, and one entry per forward pass of either:
     (who, in training mode, with gradients, input); and per step: (epoch's learning rate, gradients)."""
     seen = types.SimpleNamespace(teacher=None, networks=[], passes=[], steps=[], logits=[], batches=[])
-    load, make, label_and_teacher = training.load_teacher, training.new_network, objectives.OBJECTIVES["label+teacher"]
+    load, make, objective_loss = training.load_teacher, training.new_network, training.objective_loss
 
     def loaded(*args):
         seen.teacher = load(*args)
@@ -56,9 +56,10 @@ def watched(monkeypatch):
         seen.networks.append(make(*args))
         return seen.networks[-1]
 
-    def objective(student_logits, labels, teacher_logits, *rest):
-        seen.logits.append((student_logits.detach().clone(), labels, teacher_logits))
-        return label_and_teacher(student_logits, labels, teacher_logits, *rest)
+    def objective(name, student_logits, labels, teacher_logits, *rest):
+        if name != "label":
+            seen.logits.append((student_logits.detach().clone(), labels, teacher_logits))
+        return objective_loss(name, student_logits, labels, teacher_logits, *rest)
 
     def passed(module, inputs):
         for who, network in {"teacher": seen.teacher, "student": seen.networks[-1] if seen.networks else None}.items():
@@ -74,7 +75,7 @@ def watched(monkeypatch):
     batch = data.Augmented.batch
     monkeypatch.setattr(training, "load_teacher", loaded)
     monkeypatch.setattr(training, "new_network", made)
-    monkeypatch.setitem(objectives.OBJECTIVES, "label+teacher", objective)
+    monkeypatch.setattr(training, "objective_loss", objective)
     monkeypatch.setattr(data.Augmented, "batch", lambda self, indices, views: (
         seen.batches.append((indices.clone(), views.clone())), batch(self, indices, views))[1])  # fmt: skip
     handles = [torch.nn.modules.module.register_module_forward_pre_hook(passed),
