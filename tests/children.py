@@ -11,17 +11,16 @@ import os
 import re
 import signal
 import sys
-import threading
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
-from banlib import lineage, training
-from banlib.store import Store
+from banlib.runs import fit, lineage
+from banlib.runs.store import Store
+from banlib.views import draw_epoch
 
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["banlib.training", "torch._dynamo", "sklearn.datasets"])
+context.set_forkserver_preload(["banlib.runs.lineage", "torch._dynamo", "sklearn.datasets"])
 TIMES = {"seconds", "train_seconds", "last_start_seconds", "images_per_second"}
 
 
@@ -32,19 +31,19 @@ def start(function, *args):
     return child
 
 
-def train(specs, root):
-    """Train specs in order, as `lineage.raise_one` does."""
-    tqdm.set_lock(threading.RLock())  # its default is a semaphore, which a killed process would leave behind
+def train(specs, root, save_seconds=0):
+    """Train specs in order; a resume point after each epoch that took, with the one before, so many seconds."""
     torch.set_num_threads(1)
     os.environ["BANLIB_HOME"] = str(root)
+    fit.SAVE_SECONDS = save_seconds
     for spec in specs:
-        training.fit(spec, Store(root), "cpu", threads=1, progress=False, deterministic=True)  # no trial: other homes, same bits
+        fit.fit(spec, Store(root), "cpu", threads=1, progress=False)
 
 
 def train_and_tell(specs, root, told):
     """`train`, then write {"trained": how many runs this process trained, "said": its standard error} to told."""
-    count, really = collections.Counter(), training.train
-    training.train = lambda *args: (count.update(["trained"]), really(*args))
+    count, really = collections.Counter(), fit.Training.run
+    fit.Training.run = lambda *args: (count.update(["trained"]), really(*args))
     with open(told.with_suffix(".stderr"), "w", buffering=1) as sys.stderr:
         train(specs, root)
     said = told.with_suffix(".stderr").read_text()
@@ -100,7 +99,7 @@ def claim_and_wait(spec, root, ready):
 
 
 def draw(spec, count, views, told):
-    told.send([part.tolist() for part in training.epoch_draw(spec, 3, count, views)])
+    told.send([part.tolist() for part in draw_epoch(spec.stream("epoch", 3), count, views)])
 
 
 def outcome(run):
@@ -131,7 +130,7 @@ def read_everything(root, told):
     for run_id in store.ids():
         run = store.load(run_id)
         assert store.status(run_id) == "finished" and not store.problems(run_id)
-        assert len(run.metrics) and len(run.probabilities) and training.network_of(run)
-        training.fit(run.spec, store, "cpu", progress=False)
+        assert len(run.metrics) and len(run.probabilities) and fit.network_of(run)
+        fit.fit(run.spec, store, "cpu", progress=False)
     lineage.recorded(store)
     told.write_text(json.dumps(done))

@@ -5,9 +5,9 @@ import contextlib
 import pytest
 import torch
 
-from banlib import data, training
-from banlib.recipe import PROFILES, Recipe, RunSpec
-from banlib.store import Store
+from banlib import loop
+from banlib.runs import datasets
+from banlib.runs.recipe import PROFILES, Recipe, RunSpec
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -27,10 +27,12 @@ def own_home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def store():
+    from banlib.runs.store import Store
+
     return Store()
 
 
-TINY = PROFILES["digits"].recipe.model_copy(update={"epochs": 4, "lr_milestones": (2,), "test_every": 2})
+TINY = PROFILES["digits"].recipe.model_copy(update={"epochs": 4, "lr": 0.1, "lr_milestones": (2,), "test_every": 2})
 
 
 def tiny_spec(generation=0, teacher=None, network="DenseNetBC-10-4", recipe=TINY, objective=None, **changes):
@@ -39,7 +41,7 @@ def tiny_spec(generation=0, teacher=None, network="DenseNetBC-10-4", recipe=TINY
         **{
             "network": network,
             "dataset": "digits",
-            "dataset_digest": data.load("digits").digest,
+            "dataset_digest": datasets.load("digits").digest,
             "recipe": recipe,
             "objective": objective or ("label+teacher" if teacher else "label"),
             "seed": 0,
@@ -55,15 +57,20 @@ def recipe(**changes):
 
 
 @contextlib.contextmanager
-def interrupted_in(epoch):
-    """A training inside is interrupted, as from the keyboard, when this epoch begins."""
-    untouched = training.train_epoch
+def interrupted_in(epoch, error=KeyboardInterrupt):
+    """A training inside is interrupted, as from the keyboard, when this epoch begins.
 
-    def train_epoch(step, number, *rest):
-        if number == epoch:
-            raise KeyboardInterrupt
-        return untouched(step, number, *rest)
+    Epochs are counted from 1, over all trainings inside: a resumed one begins with its first epoch that is missing.
+    """
+    untouched, begun = loop.train_epoch, 0
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "train_epoch", train_epoch)
+    def train_epoch(*args, **kwargs):
+        nonlocal begun
+        begun += 1
+        if begun == epoch:
+            raise error
+        return untouched(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(error):
+        patch.setattr(loop, "train_epoch", train_epoch)
         yield

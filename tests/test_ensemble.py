@@ -64,17 +64,36 @@ def test_calibration_error_weighs_each_bins_gap_by_its_images():
     assert ensemble.calibration_error(FOUR, LABELS, bins=1) == pytest.approx(one_bin, abs=1e-4)
 
 
-def test_calibration_error_equals_a_loop_over_bins():
+def loop_over_bins(rows, labels, bins):
+    """Expected calibration error in %, one image at a time (Guo et al. 2017, eq. 3): bins with their lower edges."""
+    inside = {}
+    for row, label in zip(rows, labels, strict=True):
+        place = max(number for number in range(bins + 1) if max(row) >= number / bins)
+        inside.setdefault(place, []).append((max(row), row.index(max(row)) == label))
+    gap = 0.0
+    for images in inside.values():
+        confidence, accuracy = (sum(values) / len(images) for values in zip(*images, strict=True))
+        gap += len(images) / len(rows) * abs(confidence - accuracy)
+    return 100 * gap
+
+
+@pytest.mark.parametrize("bins", [1, 10, 15])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_calibration_error_equals_a_loop_over_bins(bins, dtype):
     generator = torch.Generator().manual_seed(0)
-    probabilities = (3 * torch.randn(500, 10, generator=generator)).softmax(1)
+    probabilities = (3 * torch.randn(500, 10, generator=generator)).softmax(1).to(dtype)
     labels = torch.randint(10, (500,), generator=generator)
-    gaps = 0.0
-    for place in range(15):
-        inside = [(row.max().item(), row.argmax() == label) for row, label in zip(probabilities, labels)
-                  if place / 15 < row.max().item() <= (place + 1) / 15]  # fmt: skip
-        gaps += abs(sum(confidence for confidence, _ in inside) - sum(bool(right) for _, right in inside)) / 500
-    assert ensemble.calibration_error(probabilities.half(), labels) == pytest.approx(100 * gaps, abs=0.3)
-    assert ensemble.calibration_error(probabilities, labels) == pytest.approx(100 * gaps, abs=1e-3)
+    labels[::2] = probabilities[::2].argmax(1)  # half are right: too few of the sure ones, too many of the others
+    expected = loop_over_bins(probabilities.float().tolist(), labels.tolist(), bins)
+    assert ensemble.calibration_error(probabilities, labels, bins) == pytest.approx(expected, abs=1e-4)
+    assert bins == 1 or expected > 2 + loop_over_bins(probabilities.float().tolist(), labels.tolist(), 1)
+
+
+def test_certain_predictions_are_a_bin_of_their_own():
+    """At 1 a wrong one, at 0.95 a right one: gaps of 1 and 0.05. In one bin they would be 1.95 - 1."""
+    probabilities, labels = rows([1.0, 0.0], [0.95, 0.05]), torch.tensor([1, 0])
+    assert ensemble.calibration_error(probabilities, labels, bins=10) == pytest.approx(100 * 1.05 / 2, abs=1e-4)
+    assert loop_over_bins(probabilities.tolist(), labels.tolist(), 10) == pytest.approx(100 * 1.05 / 2)
 
 
 def test_agreement_is_the_share_of_images_two_members_class_alike():
@@ -84,7 +103,7 @@ def test_agreement_is_the_share_of_images_two_members_class_alike():
     assert torch.equal(matrix, matrix.T) and matrix.diagonal().tolist() == [100] * 4
     for one in range(4):
         for other in range(4):
-            same = sum(int(a.argmax()) == int(b.argmax()) for a, b in zip(members[one], members[other]))
+            same = sum(int(a.argmax()) == int(b.argmax()) for a, b in zip(members[one], members[other], strict=True))
             assert matrix[one, other].item() == pytest.approx(100 * same / 40)
 
 

@@ -1,17 +1,16 @@
 """Lineages: what is planned, what is trained, and what is read back."""
 
-import time
-import types
-
 import pytest
-from children import outcome
-from conftest import recipe, tiny_spec
 
-from banlib import data, ensemble, ledger, lineage, training
-from banlib.lineage import load_lineages, plan, raise_lineages, recorded
-from banlib.recipe import PROFILES, Profile, Settings, check_parameters
-from banlib.store import RunDamaged, RunMissing, Store
-from banlib.training import OutOfTime, fit
+from banlib import ensemble, loop
+from banlib.paper import statistics
+from banlib.runs import datasets, engines, lineage
+from banlib.runs.fit import fit
+from banlib.runs.lineage import load_lineages, plan, raise_controls, raise_lineages, recorded
+from banlib.runs.parameters import check_parameters
+from banlib.runs.recipe import CONTROLS, PROFILES, Profile, Settings
+from banlib.runs.store import RunMissing, Store
+from conftest import recipe, tiny_spec
 
 RECIPE = recipe(epochs=2, lr_milestones=(1,), test_every=2)
 
@@ -40,7 +39,7 @@ def test_each_generation_learns_from_the_one_before():
 
 
 def test_controls_start_from_the_students_own_weights_order_and_views():
-    """So that BAN-1 and "labels x2" differ in the loss alone: `training.stream` depends on seed and generation."""
+    """So that BAN-1 and "labels x2" differ in the loss alone: `RunSpec.stream` depends on seed and generation."""
     students = {seed: specs[1] for seed, specs in plan(settings(1)).items()}
     found = lineage.controls(settings(1))
     assert list(found) == ["labels x2", "label+teacher, halved", "teacher", "labels, restarted"]
@@ -49,11 +48,18 @@ def test_controls_start_from_the_students_own_weights_order_and_views():
             assert (spec.name, spec.seed, spec.generation) == (name, seed, 1)
             assert spec.recipe == students[seed].recipe
             assert spec.teacher == (None if name.startswith("labels") else students[seed].teacher)
-            assert training.stream(spec, "init") == training.stream(students[seed], "init")
+            assert spec.stream("init") == students[seed].stream("init")
 
 
 def test_a_temperature_trains_no_teacher_anew():
     assert plan(settings(1), "teacher", 2.0)[0][0] == plan(settings(1))[0][0]
+
+
+def test_a_plan_is_the_papers_loop_over_specs(monkeypatch):
+    """Generation by generation, of `loop.born_again`, each taught by the one before."""
+    really, calls = loop.born_again, []
+    monkeypatch.setattr(loop, "born_again", lambda train, generations: calls.append(generations) or really(train, generations))
+    assert [len(chain) for chain in plan(settings(3)).values()] == [4, 4] and calls == [3, 3]
 
 
 def test_a_longer_plan_starts_with_the_shorter_one():
@@ -67,100 +73,48 @@ def test_lineages_are_runs_by_seed_and_generation(raised):
     for seed, runs in lineages.runs.items():
         assert [(run.spec.seed, run.spec.generation) for run in runs] == [(seed, 0), (seed, 1), (seed, 2)]
         assert [run.spec for run in runs] == plan(lineages.settings)[seed]
-    assert (lineages.labels() == data.load("digits").test.labels).all()
+    assert (lineages.labels() == datasets.load("digits").test.labels).all()
     assert len({run.weights()["stem.weight"] for runs in lineages.runs.values() for run in runs}) == 6
 
 
+def trained(monkeypatch):
+    """A list that gets (seed, name) of each run that is trained."""
+    seen, really = [], engines.outcome
+    monkeypatch.setattr(engines, "outcome", lambda spec, *args, **more: (
+        seen.append((spec.seed, spec.name)), really(spec, *args, **more))[1])  # fmt: skip
+    return seen
+
+
 def test_only_what_the_store_lacks_is_trained(raised, monkeypatch):
-    store, _ = raised
-    trained, really = [], training.train
-    monkeypatch.setattr(training, "train", lambda spec, *rest: (trained.append((spec.seed, spec.generation)),
-                                                                really(spec, *rest)))  # fmt: skip
+    store, seen = raised[0], trained(monkeypatch)
     raise_lineages(settings(), "cpu", 1, store, progress=False)
-    assert trained == []
+    assert seen == []
     raise_lineages(settings(3, (1,)), "cpu", 1, store, progress=False)
-    assert trained == [(1, 3)]
+    assert seen == [(1, "BAN-3")]
 
 
-def test_two_jobs_give_the_bits_of_one(raised, tmp_path):
-    store, lineages = raised
-    other_store = Store(tmp_path / "runs")
-    side_by_side = raise_lineages(settings(), "cpu", 2, other_store, progress=False, deterministic=True)
-    for seed in (0, 1):
-        for one, other in zip(lineages.runs[seed], side_by_side.runs[seed], strict=True):
-            assert outcome(one) == outcome(other) and one.folder != other.folder
-            assert other.environments[0]["threads"] == 1
+def test_controls_are_raised_beside(raised, monkeypatch):
+    """With the teachers, if they are not there yet."""
+    store, seen = raised[0], trained(monkeypatch)
+    runs = raise_controls(settings(), "cpu", 1, store, progress=False)
+    assert list(runs) == list(CONTROLS) and sorted(seen) == sorted((seed, name) for seed in (0, 1) for name in CONTROLS)
+    for name, by_seed in runs.items():
+        assert {seed: (run.spec.seed, run.spec.name) for seed, run in by_seed.items()} == {0: (0, name), 1: (1, name)}
+    seen.clear()
+    [few] = raise_controls(settings(1, (7,)), "cpu", 1, store, False, ["labels x2"]).values()
+    assert seen == [(7, "Teacher"), (7, "labels x2")] and list(few) == [7]
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_time_that_is_up_is_told_and_the_same_call_goes_on(raised, tmp_path, jobs):
-    """Teachers stop between two epochs, students are not begun; started again all ends with the bits of a straight run."""
-    store, began = Store(tmp_path / "runs"), time.time()
-    with pytest.raises(OutOfTime, match=r"^time is up: \d of 6 networks were trained, finished epochs of the others are kept"):
-        raise_lineages(settings(), "cpu", jobs, store, progress=False, deterministic=True, until=began + 0.02)
-    status = {store.status(spec.run_id) for spec in plan(settings())[1][1:]}
-    assert status == {"missing"}
-    straight = raise_lineages(settings(), "cpu", 1, store, progress=False, deterministic=True)
-    for seed in (0, 1):
-        for one, other in zip(raised[1].runs[seed], straight.runs[seed], strict=True):
-            assert outcome(one) == outcome(other)
-
-
-def test_a_run_that_stops_in_time_ends_the_call_and_is_not_counted_as_trained(store, monkeypatch):
-    """The second of six runs says that its time is up: one was trained, and no student is asked for."""
-    really, begun = lineage.fit, []
-
-    def fit(spec, *rest, **how):
-        begun.append(spec.name)
-        if len(begun) == 2:
-            raise OutOfTime("has 1 of 2 epochs")
-        return really(spec, *rest, **how)
-
-    monkeypatch.setattr(lineage, "fit", fit)
-    with pytest.raises(OutOfTime, match="^time is up: 1 of 6 networks were trained"):
-        raise_lineages(settings(), "cpu", 1, store, progress=False)
-    assert begun == ["Teacher", "BAN-1"]
-
-
-def test_a_run_whose_time_is_up_before_it_begins_leaves_nothing(store):
-    with pytest.raises(OutOfTime, match="was not begun$"):
-        training.fit(tiny_spec(), store, "cpu", 1, False, until=time.time() - 1)
-    assert store.ids() == []
-
-
-def test_no_epoch_is_begun_that_would_end_too_late(store, monkeypatch):
-    """Epochs of ten seconds by the clock: of twenty-five seconds, two are used."""
-    now, steps = types.SimpleNamespace(seconds=1000.0), training.train_epoch
-
-    def train_epoch(*args):
-        now.seconds += 10
-        return steps(*args)
-
-    monkeypatch.setattr(training, "train_epoch", train_epoch)
-    monkeypatch.setattr(training, "time", types.SimpleNamespace(time=lambda: now.seconds, perf_counter=lambda: now.seconds))
-    spec = tiny_spec()
-    with pytest.raises(OutOfTime, match=r"has 2 of 4 epochs$"):
-        training.fit(spec, store, "cpu", 1, False, until=1025)
-    assert store.status(spec.run_id) != "finished"
-    run = training.fit(spec, store, "cpu", 1, False)
-    assert len(run.metrics) == 4 and len(run.environments) == 2
-
-
-def test_two_jobs_tell_of_a_failure_as_one_does(tmp_path):
-    """The other lineage finishes all the same."""
-    store, wild = Store(tmp_path / "runs"), settings(1, (0, 1), recipe(epochs=2, lr=1e8, lr_milestones=()))
-    with pytest.raises(RuntimeError) as caught:
-        raise_lineages(wild, "cpu", 2, store, progress=False)
-    first, second = sorted(str(caught.value).split("; "))
-    for seed, sentence in enumerate((first, second)):
-        run_id = plan(wild)[seed][0].run_id
-        assert sentence.startswith(f"seed {seed}: DenseNetBC-10-4 Teacher (run {run_id}) diverged in epoch ")
-        assert sentence.endswith("(blocked: BAN-1)")
+def test_rates_are_tried_on_held_out_images():
+    specs = lineage.rates(PROFILES["digits"], [0.1, 0.2], (0, 1))
+    assert {rate: [(spec.dataset, spec.recipe.lr, spec.seed) for spec in each] for rate, each in specs.items()} == {
+        rate: [("digits-dev", rate, 0), ("digits-dev", rate, 1)] for rate in (0.1, 0.2)
+    }
 
 
 def test_loading_trains_nothing(raised, tmp_path, monkeypatch):
     store, lineages = raised
-    monkeypatch.setattr(training, "train", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(engines, "outcome", lambda *_, **__: pytest.fail("trained"))
     assert load_lineages(settings(), store).runs == lineages.runs
     with pytest.raises(RunMissing, match="no finished run"):
         load_lineages(settings(), Store(tmp_path))
@@ -190,8 +144,8 @@ def test_recorded_lineages_are_read_without_weights_or_training(raised, records)
     assert lineages.settings[1:] == ("DenseNetBC-10-4", 2, (0, 1)) and lineages.settings.profile.recipe == RECIPE
     assert [[run.spec for run in runs] for runs in lineages.runs.values()] == list(plan(settings()).values())
     assert not any((run.folder / "weights.safetensors").exists() for runs in lineages.runs.values() for run in runs)
-    assert ledger.errors(lineages).equals(ledger.errors(raised[1]))
-    assert "seeds 0, 1" in ledger.provenance(lineages) and len(ledger.curves(lineages)) == 2 * 3 * 2
+    assert statistics.errors(lineages).equals(statistics.errors(raised[1]))
+    assert "seeds 0, 1" in statistics.provenance(lineages) and len(statistics.curves(lineages)) == 2 * 3 * 2
     [first] = [runs for seed, runs in lineages.runs.items() if seed == 0]
     assert ensemble.error(first[0].probabilities, lineages.labels()) == pytest.approx(first[0].results["test_error"])
 
@@ -218,11 +172,27 @@ def test_a_record_without_its_teacher_is_no_lineage(raised, records):
     assert told == [{1: 3}, {0: 1, 1: 1}]
 
 
-def test_a_damaged_record_is_told_not_left_out(raised, records):
-    path = records.folder(raised[1].runs[0][1].run_id) / "probabilities.safetensors"
+def test_a_damaged_record_is_named_and_left_out(raised, records):
+    bad = raised[1].runs[0][1].run_id
+    path = records.folder(bad) / "probabilities.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(RunDamaged, match="probabilities.safetensors has .* bytes, expected"):
-        recorded(records)
+    said = f"run {bad}: probabilities.safetensors has .* bytes, expected .*left out: restore it, or `banlib runs rm {bad}`"
+    with pytest.warns(UserWarning, match=said):
+        found = recorded(records)
+    assert [{seed: len(runs) for seed, runs in lineages.runs.items()} for lineages in found] == [{1: 3}, {0: 1, 1: 1}]
+
+
+def test_controls_and_light_records_are_no_lineages(raised, records):
+    before = [lineages.runs for lineages in recorded(records)]
+    runs = raise_controls(settings(), "cpu", 1, raised[0], progress=False)
+    for by_seed in runs.values():
+        for run in by_seed.values():
+            raised[0].export(run.run_id, records.root, light=True)
+    assert [lineages.runs for lineages in recorded(records)] == before
+    whole = runs["labels x2"][0]  # recorded whole, it is still nobody's generation
+    records.remove(whole.run_id)
+    raised[0].export(whole.run_id, records.root)
+    assert [lineages.runs for lineages in recorded(records)] == before
 
 
 def test_no_records_are_no_lineages(tmp_path):

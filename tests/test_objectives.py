@@ -17,17 +17,17 @@ def softmax(row, temperature):
 def reference(name, student, labels, teacher, temperature):
     """Mean loss in float64, with Python's own arithmetic: eqs. 1-3, and the 2018 version's CWTM."""
     label, soft, confidence = [], [], []
-    for logits, target, says in zip(student, labels, teacher):
+    for logits, target, says in zip(student, labels, teacher, strict=True):
         hot, said = softmax(logits, temperature), softmax(says, temperature)
         label.append(-math.log(softmax(logits, 1.0)[target]))
-        soft.append(-temperature**2 * sum(p * math.log(q) for p, q in zip(said, hot)))
+        soft.append(-(temperature**2) * sum(p * math.log(q) for p, q in zip(said, hot, strict=True)))
         confidence.append(max(said))
     count = len(label)
     return {
         "label": sum(label) / count,
         "teacher": sum(soft) / count,
         "label+teacher": sum(label) / count + sum(soft) / count,
-        "cwtm": sum(c * loss for c, loss in zip(confidence, label)) / sum(confidence),
+        "cwtm": sum(c * loss for c, loss in zip(confidence, label, strict=True)) / sum(confidence),
     }[name]
 
 
@@ -76,7 +76,7 @@ def test_each_term_has_its_weight(name, terms):
     weights = 0.5, 3.0
     loss = objective_loss(name, student, labels, teacher, 2.0, weights)
     rows = student.tolist(), labels.tolist(), teacher.tolist()
-    expected = sum(weight * reference(term, *rows, 2.0) for weight, term in zip(weights, terms) if term)
+    expected = sum(weight * reference(term, *rows, 2.0) for weight, term in zip(weights, terms, strict=False) if term)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
     assert set(OBJECTIVES) == {"label", "label+teacher", "teacher", "cwtm", "dkpp"}
 

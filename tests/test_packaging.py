@@ -15,7 +15,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from banlib import paper
+from banlib.paper import printed as paper
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -113,31 +113,107 @@ def imports(file):
     return names
 
 
-# The architecture picture in CONTRIBUTING.md
+# The house: rooms, imports, budgets (the picture is in CONTRIBUTING.md)
+
+SUBJECT = ("names", "models", "objectives", "views", "teachers", "loop", "ensemble")
+FLOORS = {**dict.fromkeys(SUBJECT, 0), "runs": 1, "paper": 2, "figures": 3, "explorers": 3, "book": 4, "cli": 5}
+FILES = sorted(ROOT.glob("banlib/**/*.py"))
+SUBJECT_LINES, LIBRARY_LINES, FILE_LINES, FUNCTION_LINES, LINE_LENGTH = 1000, 5000, 350, 60, 100
 
 
-def floors():
-    """Module -> floor, from the table in CONTRIBUTING.md."""
-    rows = re.findall(r"^\| (\d+) \| (.+?) \|", CONTRIBUTING, flags=re.M)
-    return {name: int(floor) for floor, cell in rows for name in re.findall(r"`(\w+)(?:\.py|/)`", cell)}
+def room(file):
+    return file.relative_to(ROOT / "banlib").parts[0].removesuffix(".py")
 
 
-def test_picture_names_every_file():
-    built = [path for path in (ROOT / "banlib").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
-    assert set(floors()) == {path.stem for path in built} - {"__init__"}
+def lines(files):
+    return sum(len(file.read_text().splitlines()) for file in files)
 
 
-def test_each_file_imports_only_from_floors_below():
-    floor_of = floors()
-    for file in sorted(ROOT.glob("banlib/**/*.py")):
-        module = file.relative_to(ROOT / "banlib").parts[0].removesuffix(".py")
-        if module == "__init__":
-            continue
-        for name in imports(file):
-            parts = name.split(".")
-            if parts[0] != "banlib" or len(parts) == 1 or parts[1] not in floor_of or parts[1] == module:
-                continue
-            assert floor_of[parts[1]] < floor_of[module], f"{module} (floor {floor_of[module]}) imports {parts[1]}"
+def test_every_file_has_a_room():
+    assert {room(file) for file in FILES} == set(FLOORS) | {"__init__", "__main__"}
+    pictured = set(re.findall(r"^\| `(\w+)(?:\.py|/)`", CONTRIBUTING, flags=re.M))
+    assert pictured == set(FLOORS), "the table of rooms in CONTRIBUTING.md and the folders differ"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_a_file_imports_nothing_from_above(file):
+    own = room(file)
+    for name in imports(file):
+        top, _, inner = name.partition(".")
+        other = inner.split(".")[0]
+        if top == "banlib" and other in FLOORS and own in FLOORS and other != own:
+            below = FLOORS[other] < FLOORS[own] or FLOORS[other] == FLOORS[own] == 0
+            assert below or (own, other) == ("explorers", "figures"), f"{own} imports {other}"
+        if own in SUBJECT:
+            allowed = top in ("banlib", "torch") or top in sys.stdlib_module_names
+            assert allowed, f"the subject imports {name}: it has torch and itself alone"
+
+
+def test_the_subject_opens_no_file():
+    for file in FILES:
+        if room(file) in SUBJECT:
+            used = {n.id for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Name)}
+            assert not used & {"open", "Path", "os", "shutil", "tempfile"}, file.name
+
+
+def test_the_house_keeps_to_its_budgets():
+    assert lines(file for file in FILES if room(file) in (*SUBJECT, "__init__")) <= SUBJECT_LINES
+    assert lines(FILES) <= LIBRARY_LINES
+    for file in FILES:
+        text = file.read_text()
+        assert len(text.splitlines()) <= FILE_LINES, file.name
+        assert max(map(len, text.splitlines()), default=0) <= LINE_LENGTH, file.name
+        assert "fmt: skip" not in text and "fmt: off" not in text, file.name
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = node.end_lineno - node.lineno + 1
+                assert length <= FUNCTION_LINES, f"{file.name}: {node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("command", [("format", "--check"), ("check",)], ids=" ".join)
+def test_ruff_finds_nothing(command):
+    folders = ["banlib", "benchmarks", "tests", "book/extensions"]
+    result = subprocess.run([sys.executable, "-m", "ruff", *command, *folders], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_naming_what_a_user_typed_needs_no_torch():
+    """A bad value is refused before anything slow is imported: by papermill, the command line and the builder."""
+    code = """
+import sys
+from banlib.runs.parameters import check_parameters
+check_parameters("digits", "DenseNetBC-40-12", 3, "4,7")
+print([name for name in ("torch", "numpy", "pandas", "scipy", "matplotlib") if name in sys.modules])
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert told.strip() == "[]"
+
+
+def test_a_wheel_holds_all_that_the_library_needs(tmp_path):
+    """As after `pip install .`: the records, and what explorers and figures read, away from the checkout."""
+    source = tmp_path / "source"
+    for name in ("banlib", "results", "pyproject.toml", "README.md", "LICENSE"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        source.mkdir(exist_ok=True)
+        copy(ROOT / name, source / name)
+    wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
+    subprocess.run([*wheel, tmp_path, source], check=True, capture_output=True)
+    [built] = tmp_path.glob("*.whl")
+    shutil.unpack_archive(built, tmp_path / "installed", "zip")
+    python = {file.relative_to(ROOT).as_posix() for file in FILES}
+    assert python <= {f.relative_to(tmp_path / "installed").as_posix() for f in (tmp_path / "installed").rglob("*.py")}
+    code = """
+from banlib.runs.lineage import RESULTS, recorded
+from banlib import explorers
+from banlib.figures import style
+style.style()
+print(RESULTS, len(recorded()), len(list((RESULTS / "benchmarks").iterdir())) > 0)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "installed"), "PYTHONNOUSERSITE": "1"}
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    folder, count, benchmarks = told.stdout.strip().rsplit(" ", 2)
+    assert Path(folder).is_relative_to(tmp_path) and int(count) >= 1 and benchmarks == "True"
 
 
 # README and CONTRIBUTING say what is there
@@ -155,7 +231,16 @@ def test_readme_papermill_line_fits_its_chapter():
     notebook, name = re.search(r"\npapermill (book/02_ban_densenet\.ipynb) out\.ipynb -p (gens) 3\n", README).groups()
     assert name in parameter_names(ROOT / notebook)
     for chapter in NOTEBOOKS:
-        assert {"profile", "network", "gens", "seeds"} <= parameter_names(chapter), chapter.name
+        assert {"profile", "seeds"} <= parameter_names(chapter), chapter.name
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_chapter_obeys_each_of_its_parameters(notebook):
+    """Each name is used by the chapter's own code, beside the cell that checks it."""
+    cells = json.loads(notebook.read_text())["cells"]
+    used = {n.id for c in cells if c["cell_type"] == "code" and "parameters" not in c["metadata"].get("tags", [])
+            for n in ast.walk(ast.parse("".join(c["source"]))) if isinstance(n, ast.Name)}  # fmt: skip
+    assert parameter_names(notebook) <= used
 
 
 def parameter_names(notebook):
@@ -165,8 +250,8 @@ def parameter_names(notebook):
 
 
 def test_readme_names_profiles_variables_and_commands_that_exist():
-    from banlib.__main__ import main
-    from banlib.recipe import PROFILES
+    from banlib.cli.group import group
+    from banlib.runs.recipe import PROFILES
 
     assert set(re.findall(r"-p profile ([\w-]+)", README)) <= set(PROFILES)
     source = "".join(path.read_text() for path in ROOT.glob("banlib/**/*.py"))
@@ -174,7 +259,7 @@ def test_readme_names_profiles_variables_and_commands_that_exist():
     assert {"BANLIB_HOME", "BANLIB_DATA"} <= variables
     assert all(f'"{variable}"' in source for variable in variables)
     told = set(re.findall(r"`banlib (\w+)", README))
-    assert told == set(main.commands), "the README's command overview and `banlib --help` differ"
+    assert told == set(group.commands), "the README's command overview and `banlib --help` differ"
 
 
 def test_contributing_names_code_that_exists():
@@ -359,9 +444,7 @@ def test_ci_runs_the_tests_with_or_without_a_browser(tmp_path, missing):
         (tmp_path / name).chmod(0o755)
     for name in ("bash", "sh", "env", "dirname", "id"):
         (tmp_path / name).symlink_to(shutil.which(name))
-    result = subprocess.run(
-        [tmp_path / "bash", ROOT / ".ci/run"], env={"PATH": str(tmp_path)}, capture_output=True, text=True
-    )
+    result = subprocess.run([tmp_path / "bash", ROOT / ".ci/run"], env={"PATH": str(tmp_path)}, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "7 passed"
     assert ("going on without a browser" in result.stdout) == (missing != "nothing")

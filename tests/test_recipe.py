@@ -1,16 +1,18 @@
-"""Specs, ids and the validation of everything a user can type."""
+"""Specs and their ids."""
 
+import hashlib
+import json
 import math
 import subprocess
 import sys
-import hashlib
-import json
+from pathlib import Path
 
 import pytest
-from conftest import TINY, recipe, tiny_spec
 from pydantic import ValidationError
 
-from banlib.recipe import PROFILES, Recipe, RunSpec, check_gens, check_network, check_parameters, check_seeds
+from banlib import objectives
+from banlib.runs.recipe import LATER, OBJECTIVE_TERMS, PROFILES, Recipe, RunSpec
+from conftest import TINY, recipe, tiny_spec
 
 
 def test_the_papers_schedule():
@@ -47,7 +49,7 @@ def test_every_determinant_changes_the_run_id():
 def test_the_run_id_is_the_same_in_another_process():
     """Not a salted hash, no memory address, no dict order."""
     spec = tiny_spec()
-    code = f"from banlib.recipe import RunSpec; print(RunSpec.model_validate_json({spec.canonical()!r}).run_id)"
+    code = f"from banlib.runs.recipe import RunSpec; print(RunSpec.model_validate_json({spec.canonical()!r}).run_id)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert told == spec.run_id
 
@@ -119,42 +121,34 @@ def test_ends_are_shared_with_a_teacher():
         tiny_spec(share_ends=True)
 
 
-@pytest.mark.parametrize("value, gens", [(0, 0), (3, 3), (20, 20), ("3", 3), (3.0, 3)])
-def test_gens(value, gens):
-    assert check_gens(value) == gens
+def test_the_terms_that_need_no_torch_are_those_of_the_objectives():
+    terms = {name: tuple(term is not None for term in pair) for name, pair in objectives.OBJECTIVES.items()}
+    assert terms == OBJECTIVE_TERMS
 
 
-@pytest.mark.parametrize("value", [-1, 21, 10**9, "three", "1e3", 1e3, "nan", math.nan, math.inf, None, "None", True,
-                                   2.5, [3], "", "9" * 5000, "३"])  # fmt: skip
-def test_bad_gens_are_one_sentence(value):
-    with pytest.raises(ValueError, match="^gens must be an integer from 0 to 20, got ") as caught:
-        check_gens(value)
-    assert "\n" not in str(caught.value)
+RESULTS = Path(__file__).parents[1] / "results"
+RECORDS = sorted(path.parent for path in RESULTS.glob("*/run.json"))
 
 
-@pytest.mark.parametrize("value, seeds", [(3, (0, 1, 2)), ("3", (0, 1, 2)), ("4,7", (4, 7)), ([4, 7], (4, 7)),
-                                          ("4,", (4,)), ("4, 7", (4, 7)), ((0,), (0,))])  # fmt: skip
-def test_seeds(value, seeds):
-    assert check_seeds(value) == seeds
+def test_four_records_ship():
+    assert {"021b4e972a8e37a9", "1796a07e8ab76f65", "b7a634791d2440b5", "bec4272b042b439c"} <= {r.name for r in RECORDS}
 
 
-@pytest.mark.parametrize("value", [0, -1, 10**9, "three", "4,4", "4,x", [], [1.5], ["a"], None, "nan", {}, "-1,2", ","])
-def test_bad_seeds_are_one_sentence(value):
-    with pytest.raises(ValueError, match="^seeds must be a count from 1 to 100 or a list"):
-        check_seeds(value)
+@pytest.mark.parametrize("record", RECORDS, ids=lambda path: path.name)
+def test_a_shipped_record_hashes_to_the_name_of_its_folder(record):
+    """Run ids never change: a reader's finished runs and these records would be lost."""
+    spec = json.loads((record / "run.json").read_text())["spec"]
+    assert RunSpec(**spec).run_id == record.name
+    unchanged = {name for name, value in LATER.items() if spec.get(name, value) == value}
+    text = json.dumps({k: v for k, v in spec.items() if k not in unchanged}, sort_keys=True, separators=(",", ":"))
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == record.name
 
 
-def test_unknown_names_suggest_the_nearest():
-    with pytest.raises(ValueError, match="unknown profile 'digit'; did you mean 'digits'"):
-        check_parameters(profile="digit")
-    with pytest.raises(ValueError, match="unknown network 'DenseNet-90-60'; did you mean 'DenseNetBC-90-60'"):
-        check_network("DenseNet-90-60")
-
-
-def test_parameters_leave_to_the_profile_what_is_not_said():
-    profile = PROFILES["digits"]
-    for settings in (check_parameters("digits"), check_parameters("digits", "auto", "auto", "auto")):
-        assert settings == (profile, profile.network, profile.gens, tuple(range(profile.seeds)))
-    with pytest.raises(ValueError, match="gens must be an integer from 0 to 20, got None"):
-        check_parameters(gens=None)
-    assert check_parameters("cifar100", "DenseNetBC-40-12", "2", "5,6")[1:] == ("DenseNetBC-40-12", 2, (5, 6))
+def test_a_stream_depends_on_seed_generation_epoch_and_purpose_alone():
+    """The first 63 bits of SHA-256 of "seed/generation/epoch/purpose"."""
+    spec = tiny_spec(2, teacher="0" * 16, seed=7)
+    digest = hashlib.sha256(b"7/2/5/epoch").hexdigest()
+    assert spec.stream("epoch", 5) == int(digest[:16], 16) >> 1
+    other = tiny_spec(2, teacher="1" * 16, seed=7, network="DenseNetBC-10-5", recipe=recipe(lr=0.3))
+    assert other.stream("epoch", 5) == spec.stream("epoch", 5)
+    assert len({spec.stream("init"), spec.stream("epoch"), spec.stream("epoch", 1), tiny_spec().stream("init")}) == 4

@@ -1,88 +1,142 @@
-"""What the teacher says, asked on every batch or remembered: the same answers, the same student, and room for them."""
+"""What the teacher says, asked on every batch or remembered: the same answers, and a network that stands still."""
 
 import contextlib
-import shutil
-import warnings
-from types import SimpleNamespace
+import copy
 
 import pytest
 import torch
-from children import outcome
-from conftest import interrupted_in, recipe, tiny_spec
+from torch import nn
 
-from banlib import data, teachers, training
-from banlib.store import Store
+from banlib import models, teachers
+from banlib.views import Augmented, Split, draw_epoch
 
+COUNT, VIEWS = 100, 9
 LAST = torch.channels_last
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A store with a teacher that has learned something, and the teacher's run."""
-    store = Store(tmp_path_factory.mktemp("runs"))
-    spec = tiny_spec(recipe=recipe(epochs=12, lr_milestones=(8, 10)))
-    return store, training.fit(spec, store, "cpu", threads=1, progress=False)
+def network(seed=0, layout=torch.contiguous_format):
+    """A network whose BatchNorm has seen something, as a trained one's has."""
+    torch.manual_seed(seed)
+    made = models.build("DenseNetBC-10-4", classes=10, in_channels=1, image_size=8)
+    for layer in made.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.uniform_(-1, 1)
+            layer.running_var.uniform_(0.5, 2)
+    return made.to(memory_format=layout)
 
 
-@pytest.fixture(autouse=True)
-def nothing_kept():
-    teachers.forget()
-    yield
-    teachers.forget()
+def augmented(layout=torch.contiguous_format):
+    images = torch.randint(256, (COUNT, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    split = Split(images, torch.zeros(COUNT, dtype=torch.int64))
+    return Augmented(split, torch.tensor([0.4]), torch.tensor([0.3]), 1, False, "reflect", layout)
 
 
-@pytest.fixture
-def large(monkeypatch):
-    """Tables are filled as they are needed, as CIFAR's are, and hold the digits' nine views."""
-    monkeypatch.setattr(teachers, "SMALL", 0)
-    monkeypatch.setattr(teachers, "ASKED_AT_ONCE", 64)
+def made(way, net, images, autocast=contextlib.nullcontext):
+    if way == "online":
+        return teachers.online(net, autocast)
+    if way == "remembered":
+        return teachers.remembered(net, autocast, images, 10)
+    teacher = teachers.Remembered(net, autocast, images, 10, torch.float16)
+    for view in range(VIEWS):
+        teacher.fill(torch.arange(COUNT), torch.full((COUNT,), view))
+    return teacher
 
 
-def augmented():
-    digits = data.load("digits")
-    return data.Augmented(digits.train, digits.mean, digits.std, pad=1, flip=False, border="reflect")
+WAYS = pytest.mark.parametrize("way", ["online", "remembered", "filled"])
 
 
-def choose(trained, epochs=10, memory="auto", **options):
-    network = training.network_of(trained[1])
-    return teachers.choose(network, contextlib.nullcontext, augmented(), 100, 10, epochs, memory, **options)
+@WAYS
+def test_a_network_in_training_mode_is_frozen_to_be_a_teacher(way):
+    net, images = network().train().requires_grad_(True), augmented()
+    before = copy.deepcopy(net.state_dict())
+    teacher = made(way, net, images)
+    indices, views = torch.arange(20), torch.arange(20) % VIEWS
+    logits = teacher(images.batch(indices, views), indices, views)
+    assert logits.shape == (20, 10) and not logits.requires_grad
+    assert not any(part.training for part in net.modules())
+    assert not any(parameter.requires_grad for parameter in net.parameters())
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
 
 
-def draw(epoch=1):
-    return training.epoch_draw(tiny_spec(), epoch, 100, 9)
+@WAYS
+def test_a_teacher_says_how_it_answers(way):
+    said = {"online": "online", "remembered": "remembered in float32", "filled": "remembered in float16"}
+    assert teachers.kind(made(way, network(), augmented())) == said[way]
 
 
-# Which kind of teacher
+@pytest.mark.parametrize("way, tolerance", [("remembered", 1e-5), ("filled", 5e-3)])
+def test_remembered_equals_online_for_every_image_and_view(way, tolerance):
+    """In the logits: sums in another order, and float16's rounding, 2**-11 of logits below ten. Any other image or view
+    is further off."""
+    images, net = augmented(), network()
+    pairs = torch.cartesian_prod(torch.arange(COUNT), torch.arange(VIEWS))
+    pairs = pairs[torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))]
+    ways, told = [made(way, net, images), made("online", net, images)], []
+    for indices, views in (part.unbind(1) for part in pairs.split(50)):
+        batch = images.batch(indices, views)
+        told.append([teacher(batch, indices, views) for teacher in ways])
+    table, online = (torch.cat(parts) for parts in zip(*told, strict=True))
+    assert table.dtype == torch.float32 and (table - online).abs().max() < tolerance
+    apart = torch.cdist(table, online, p=torch.inf)
+    assert (apart.argmin(1) == torch.arange(len(pairs))).double().mean() > 0.97
 
 
-@pytest.mark.parametrize(
-    "memory, epochs, kind",
-    [
-        ("auto", 8, "online"),  # nine views: eight epochs ask fewer questions than there are
-        ("auto", 9, "remembered in float32"),
-        ("online", 9, "online"),
-        ("remembered", 1, "remembered in float32"),
-    ],
-)
-def test_a_small_table_is_filled_at_once_where_that_is_cheaper(trained, memory, epochs, kind):
-    teacher = choose(trained, epochs, memory)
-    assert teachers.kind(teacher) == kind
-    assert kind == "online" or teacher.known.all()
+def test_a_large_table_is_filled_as_epochs_draw_from_it():
+    images, net = augmented(), network()
+    online = teachers.online(net, contextlib.nullcontext)
+    teacher = teachers.Remembered(net, contextlib.nullcontext, images, 10)
+    assert not teacher.known.any()
+    for seed in (1, 2, 3):
+        indices, views = draw_epoch(seed, COUNT, VIEWS)
+        teacher.fill(indices, views)
+        batch = images.batch(indices, views)
+        assert (teacher(batch, indices, views) - online(batch, indices, views)).abs().max() < 1e-5
+    assert COUNT < teacher.known.sum() < 3 * COUNT
 
 
-@pytest.mark.parametrize(
-    "memory, epochs, kind",
-    [
-        ("auto", 4, "online"),  # 9 (1 - (8/9)^4) / 4 = 0.85 of the online teacher's passes would be left
-        ("auto", 7, "remembered"),  # 9 (1 - (8/9)^7) / 7 = 0.72
-        ("online", 7, "online"),
-        ("remembered", 1, "remembered"),
-    ],
-)
-def test_a_large_table_is_filled_as_needed_where_that_saves_a_quarter(trained, large, memory, epochs, kind):
-    teacher = choose(trained, epochs, memory)
-    assert teachers.kind(teacher).startswith(kind)
-    assert kind == "online" or not teacher.known.any()
+def test_nothing_is_asked_twice():
+    teacher, asked = teachers.Remembered(network(), contextlib.nullcontext, augmented(), 10), []
+    ask = teacher.ask
+    teacher.ask = lambda batch, *pair: (asked.append(len(batch)), ask(batch, *pair))[1]
+    indices, views = draw_epoch(1, COUNT, VIEWS)
+    teacher.fill(indices, views)
+    assert asked == [64, 64] and teacher.known.sum() == COUNT  # two of each row of a batch but the last 28
+    teacher.fill(indices[:50], views[:50])
+    assert asked == [64, 64]
+
+
+@pytest.mark.parametrize("precision, layout", [("fp32", torch.contiguous_format), ("fp32", LAST), ("bf16", LAST)])
+def test_an_answer_has_the_same_bits_whatever_is_asked_beside_it(precision, layout):
+    """On a CPU: what lets a resumed run, and a later student, fill the table in another order."""
+
+    def autocast():
+        return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+
+    net, tables = network(layout=layout), []
+    for order in (torch.arange(100), torch.arange(99, -1, -1), torch.arange(100) * 37 % 100):
+        teacher = teachers.Remembered(net, autocast, augmented(layout), 10)
+        for part in order.split(70):  # filled up to a batch of another mixture
+            teacher.fill(part, part % 9)
+        tables.append(teacher.table[torch.arange(100), torch.arange(100) % 9])
+    assert torch.equal(tables[0], tables[1]) and torch.equal(tables[0], tables[2])
+
+
+def test_every_image_has_one_seat_that_depends_on_its_number_alone():
+    for indices in (torch.arange(200), torch.arange(0, 900, 64), torch.randperm(500)[:130], torch.tensor([7])):
+        plan = teachers.seats(indices)
+        assert plan.shape[1] == 64 and plan[plan >= 0].sort().values.tolist() == list(range(len(indices)))
+        for row in plan:
+            for seat, place in enumerate(row.tolist()):
+                assert place < 0 or indices[place] % 64 == seat
+
+
+@pytest.mark.parametrize("scale, dtype", [(1, torch.float16), (1e6, torch.float32)])
+def test_answers_are_halves_only_where_that_moves_no_probability(scale, dtype):
+    class Loud(nn.Module):
+        def forward(self, batch):
+            return scale * torch.randn(len(batch), 10, generator=torch.Generator().manual_seed(0))
+
+    assert teachers.table_type(Loud(), contextlib.nullcontext, augmented()) == dtype
 
 
 def test_share_is_that_of_the_draws():
@@ -92,148 +146,3 @@ def test_share_is_that_of_the_draws():
         seen[torch.arange(4000), torch.randint(162, (4000,), generator=generator)] = True
         if epoch in (1, 10, 200):
             assert teachers.share(epoch, 162) == pytest.approx(seen.sum().item() / 4000 / epoch, rel=0.01)
-
-
-def test_a_table_that_free_memory_does_not_hold_is_not_made(trained, large, monkeypatch):
-    """100 x 9 x (10 answers of two bytes or four, and a flag), beside what training takes; a tenth stays free."""
-    size = 2 if "float16" in teachers.kind(choose(trained, memory="remembered")) else 4
-    needed = 100 * 9 * (10 * size + 1) + 7000
-    monkeypatch.setattr(teachers, "free_memory", lambda device: needed / 0.9 + 1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert teachers.kind(choose(trained, reserve=7000)).startswith("remembered")
-    monkeypatch.setattr(teachers, "free_memory", lambda device: needed / 0.9 - 1)
-    with pytest.warns(UserWarning, match="asked online: remembering its answers takes .* GB are free on cpu"):
-        assert teachers.kind(choose(trained, reserve=7000)) == "online"
-
-
-def test_the_table_of_another_teacher_is_freed_before_room_is_looked_for(trained, large, monkeypatch):
-    choose(trained, key="one teacher")
-    kept = []
-    monkeypatch.setattr(teachers, "free_memory", lambda device: kept.append(dict(teachers._kept)) or 10**9)
-    choose(trained, key="another")
-    assert kept == [{}] and list(teachers._kept) == ["another"]
-
-
-def test_free_memory_is_within_what_the_machine_has():
-    assert 2**26 < teachers.free_memory(torch.device("cpu")) < 2**46
-
-
-def test_memory_that_torch_holds_for_the_next_is_free_too(monkeypatch):
-    """On CUDA: 2 GB that nobody has, and 3 of the 4 that an earlier training left with torch's allocator."""
-    for name, answer in (("mem_get_info", (2e9, 16e9)), ("memory_reserved", 4e9), ("memory_allocated", 1e9)):
-        monkeypatch.setattr(torch.cuda, name, lambda device, answer=answer: answer)
-    assert teachers.free_memory(torch.device("cuda:0")) == 5e9
-
-
-def test_an_unknown_way_is_refused_before_training(trained, store):
-    with pytest.raises(ValueError, match="unknown teacher_memory 'remember'; did you mean 'remembered'"):
-        training.fit(tiny_spec(1, trained[1].run_id), store, "cpu", teacher_memory="remember")
-    assert store.ids() == []
-
-
-# What it says
-
-
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.float16, 5e-3)])
-def test_remembered_equals_online_on_what_an_epoch_draws(trained, dtype, tolerance):
-    """In the logits: sums in another order, and a rounding of 2**-11 of logits that are below ten."""
-    images, network = augmented(), training.network_of(trained[1])
-    online = teachers.online(network, contextlib.nullcontext)
-    teacher = teachers.Remembered(network, contextlib.nullcontext, images, 100, 10, dtype)
-    for epoch in (1, 2, 3):
-        indices, views = draw(epoch)
-        teacher.fill(indices, views)
-        batch = images.batch(indices, views)
-        said, expected = teacher(batch, indices, views), online(batch, indices, views)
-        assert said.dtype == torch.float32 and (said - expected).abs().max() < tolerance
-
-
-def test_nothing_is_asked_twice(trained, large):
-    teacher, asked = choose(trained), []
-    say = teacher.say
-    teacher.say = lambda indices, views: (asked.append(len(indices)), say(indices, views))[1]
-    indices, views = draw()
-    teacher.fill(indices, views)
-    assert asked == [64, 64] and teacher.known.sum() == 100  # two of each row of a batch but the last 28
-    teacher.fill(indices[:50], views[:50])
-    assert asked == [64, 64]
-
-
-@pytest.mark.parametrize("precision, layout", [("fp32", torch.contiguous_format), ("fp32", LAST), ("bf16", LAST)])
-def test_an_answer_has_the_same_bits_whatever_is_asked_beside_it(trained, precision, layout):
-    """On a CPU: what lets a resumed run, and a later student, fill the table in another order."""
-    autocast = lambda: torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")  # noqa: E731
-    network = training.network_of(trained[1]).to(memory_format=layout)
-    tables = []
-    for order in (torch.arange(100), torch.arange(99, -1, -1), torch.arange(100) * 37 % 100):
-        teacher = teachers.Remembered(network, autocast, augmented(), 100, 10, layout=layout)
-        for part in order.split(70):  # filled up to a batch of another mixture
-            teacher.fill(part, part % 9)
-        tables.append(teacher.table[torch.arange(100), torch.arange(100) % 9])
-    assert torch.equal(tables[0], tables[1]) and torch.equal(tables[0], tables[2])
-
-
-@pytest.mark.parametrize("scale, dtype", [(1, torch.float16), (1e6, torch.float32)])
-def test_answers_are_halves_only_where_that_moves_no_probability(scale, dtype):
-    logits = torch.randn(256, 10, generator=torch.Generator().manual_seed(0)) * scale
-    network = SimpleNamespace(eval=lambda: SimpleNamespace(requires_grad_=lambda _: lambda batch: logits))
-    teachers_type = teachers.table_type(network, contextlib.nullcontext, augmented(), 100, torch.contiguous_format)
-    assert teachers_type == dtype
-
-
-# The student
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_resumed_student_of_a_remembering_teacher_is_bit_identical(trained, large, tmp_path, precision):
-    spec = tiny_spec(1, trained[1].run_id, recipe=recipe(epochs=8, precision=precision))
-    straight, stopped = (Store(tmp_path / name) for name in ("straight", "stopped"))
-    for store in (straight, stopped):
-        copy_run(trained[1], store)
-    expected = training.fit(spec, straight, "cpu", threads=1, progress=False)
-    assert expected.environments[0]["teacher"].startswith("remembered in float")
-    teachers.forget()
-    with interrupted_in(5):
-        training.fit(spec, stopped, "cpu", threads=1, progress=False)
-    teachers.forget()  # as in a new process
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert outcome(training.fit(spec, stopped, "cpu", threads=1, progress=False)) == outcome(expected)
-
-
-def test_remembered_and_online_are_one_run_and_one_student_but_for_rounding(trained, large, tmp_path):
-    """The id does not name it, the record does. Four epochs later the losses agree to 1e-3."""
-    spec, losses = tiny_spec(1, trained[1].run_id, recipe=recipe(epochs=4)), []
-    for memory in ("online", "remembered"):
-        store = Store(tmp_path / memory)
-        copy_run(trained[1], store)
-        run = training.fit(spec, store, "cpu", threads=1, progress=False, teacher_memory=memory)
-        assert run.run_id == spec.run_id and run.environments[0]["teacher"].startswith(memory)
-        losses.append(list(run.metrics["train_loss"]))
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
-
-
-def test_going_on_with_another_kind_of_teacher_is_warned_of(trained, large, store):
-    copy_run(trained[1], store)
-    spec = tiny_spec(1, trained[1].run_id, recipe=recipe(epochs=4))
-
-    with interrupted_in(3):
-        training.fit(spec, store, "cpu", threads=1, progress=False, teacher_memory="online")
-    with pytest.warns(UserWarning, match="other conditions .teacher online -> remembered in float"):
-        training.fit(spec, store, "cpu", threads=1, progress=False, teacher_memory="remembered")
-
-
-def test_the_next_student_of_a_teacher_finds_its_answers(trained, large, store):
-    copy_run(trained[1], store)
-    fits = [tiny_spec(1, trained[1].run_id, recipe=recipe(epochs=1), seed=seed) for seed in (0, 1)]
-    training.fit(fits[0], store, "cpu", threads=1, progress=False, teacher_memory="remembered")
-    [first] = teachers._kept.values()
-    known = first.known.sum()
-    run = training.fit(fits[1], store, "cpu", threads=1, progress=False)  # "auto", and for one epoch
-    assert list(teachers._kept.values()) == [first] and first.known.sum() > known
-    assert run.environments[0]["teacher"].startswith("remembered")
-
-
-def copy_run(run, store):
-    shutil.copytree(run.folder, store.root / run.run_id)

@@ -1,21 +1,19 @@
 """DenseNet-BC: dense blocks of bottleneck units, with compressing transitions between them."""
-import contextlib
+
 from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+
+from banlib.names import boundaries
 
 
 class DenseUnit(nn.Module):
-    """BN-ReLU-1x1(4k)-BN-ReLU-3x3(k): appends k = growth new channels to what it was given.
+    """BN-ReLU-1x1(4k)-BN-ReLU-3x3(k): appends k = growth new channels to its input.
 
     float [B, channels, H, W] -> float [B, channels + growth, H, W].
-    recompute: True trains in about half of the memory, see `new`.
     """
-
-    recompute = False
 
     def __init__(self, channels, growth):
         super().__init__()
@@ -25,75 +23,51 @@ class DenseUnit(nn.Module):
         self.conv2 = nn.Conv2d(4 * growth, growth, kernel_size=3, padding=1, bias=False)
 
     def forward(self, x):
-        if self.recompute and self.training and not torch.compiler.is_compiling():
-            new = checkpoint(self.new, x, use_reentrant=False, preserve_rng_state=False,
-                             context_fn=lambda: (contextlib.nullcontext(), self.statistics_kept()))
-        else:
-            new = self.new(x)
-        return torch.cat([x, new], dim=1)
+        return torch.cat([x, self.new(x)], dim=1)
 
     def new(self, x):
-        """The channels that the unit appends. With `recompute` nothing in here is kept for the backward pass, which
-        computes it again from x: the same bits, for a third more arithmetic. A compiler weighs that by itself."""
+        """The channels that the unit appends: float [B, growth, H, W]."""
         x = self.conv1(F.relu(self.norm1(x), inplace=True))
         return self.conv2(F.relu(self.norm2(x), inplace=True))
 
-    @contextlib.contextmanager
-    def statistics_kept(self):
-        """BatchNorm's running statistics do not move inside: they have seen the batch already."""
-        before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in (self.norm1, self.norm2)]
-        for norm, _, _ in before:
-            norm.momentum, norm.num_batches_tracked = 0.0, None
-        try:
-            yield
-        finally:
-            for norm, momentum, count in before:
-                norm.momentum, norm.num_batches_tracked = momentum, count
 
+class Staged(nn.Module):
+    """Stem, three stages, each closed by a transition to a DenseNet's boundary, head.
 
-class DenseNet(nn.Module):
-    """Stem, three dense blocks with transitions, head.
-
-    units: dense units in each of the three blocks.    growth: channels that each unit appends.
-    final_transition: a third BN-ReLU-1x1 after the last block, without pooling (three of table 1's networks have it).
+    edges: `names.boundaries`; stages: modules; widths: the channels that each of them gives.
     forward: float [B, in_channels, H, W] -> logits [B, classes]; H and W divide by 4.
     """
 
-    def __init__(self, units, growth, classes, in_channels=3, final_transition=False):
+    def __init__(self, edges, stages, widths, classes, in_channels=3):
         super().__init__()
-        edges = boundaries(units, growth, final_transition)
         self.stem = stem(in_channels, edges[0][0])
-        self.blocks = nn.ModuleList(dense_block(n, taken, growth) for n, (taken, _, _) in zip(units, edges))
-        self.transitions = nn.ModuleList(transition(grown, given) if given != grown else nn.Identity()
-                                         for _, grown, given in edges)
+        self.blocks = nn.ModuleList(stages)
+        # No 1x1 only where the DenseNet has none either and the channels agree already.
+        self.transitions = nn.ModuleList(
+            nn.Identity() if width == grown == closed else transition(width, closed)
+            for width, (_, grown, closed) in zip(widths, edges, strict=True)
+        )
         self.head = head(edges[-1][2], classes)
 
     def forward(self, images):
-        return self.head(features(self, images))
+        x = self.stem(images)
+        for number, (block, closing) in enumerate(zip(self.blocks, self.transitions, strict=True)):
+            if number > 0:  # between blocks, not after the last
+                x = F.avg_pool2d(x, 2)
+            x = closing(block(x))
+        return self.head(x)
 
 
-def boundaries(units, growth, final_transition):
-    """Channels at the edges of each block: [(into the block, out of its last unit, after its transition), ...].
+class DenseNet(Staged):
+    """Stages of dense units: `units` of them in each block, each appends `growth` channels.
 
-    The stem gives 2 growth channels (the DenseNet paper's BC setting); a transition halves, an odd count by floor.
+    final_transition: a third BN-ReLU-1x1, without pooling, as in three networks of table 1.
     """
-    edges, channels = [], 2 * growth
-    for block, count in enumerate(units):
-        grown = channels + count * growth
-        given = grown // 2 if final_transition or block < len(units) - 1 else grown
-        edges.append((channels, grown, given))
-        channels = given
-    return edges
 
-
-def features(network, images):
-    """What the head of a network with dense boundaries sees: float [B, channels, H/4, W/4]."""
-    x = network.stem(images)
-    for number, (block, closing) in enumerate(zip(network.blocks, network.transitions)):
-        if number > 0:  # between blocks, not after the last
-            x = F.avg_pool2d(x, 2)
-        x = closing(block(x))
-    return x
+    def __init__(self, units, growth, classes, in_channels=3, final_transition=False):
+        edges = boundaries(units, growth, final_transition)
+        blocks = [dense_block(n, edge[0], growth) for n, edge in zip(units, edges, strict=True)]
+        super().__init__(edges, blocks, [grown for _, grown, _ in edges], classes, in_channels)
 
 
 def stem(in_channels, channels):
@@ -105,12 +79,13 @@ def dense_block(units, channels, growth):
 
 
 def transition(channels, out_channels):
-    return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True),
-                         nn.Conv2d(channels, out_channels, kernel_size=1, bias=False))
+    """BN-ReLU-1x1: float [B, channels, H, W] -> float [B, out_channels, H, W]."""
+    conv = nn.Conv2d(channels, out_channels, kernel_size=1, bias=False)
+    return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True), conv)
 
 
 def head(channels, classes):
     """BN-ReLU-global average-classifier: float [B, channels, h, w] -> logits [B, classes]."""
-    return nn.Sequential(OrderedDict(norm=nn.BatchNorm2d(channels), relu=nn.ReLU(inplace=True),
-                                     pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(),
-                                     classifier=nn.Linear(channels, classes)))
+    norm, pool = nn.BatchNorm2d(channels), nn.AdaptiveAvgPool2d(1)
+    layers = {"norm": norm, "relu": nn.ReLU(inplace=True), "pool": pool, "flatten": nn.Flatten()}
+    return nn.Sequential(OrderedDict(layers, classifier=nn.Linear(channels, classes)))

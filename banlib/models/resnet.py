@@ -1,14 +1,16 @@
 """Residual networks with pre-activation units: WideResNet-d-k and PreActResNet-d."""
-from functools import partial
 
+from collections import OrderedDict
+
+import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .densenet import head, stem
+from banlib.models.densenet import head, stem
 
 
 class BasicUnit(nn.Module):
-    """BN-ReLU-3x3-BN-ReLU-dropout-3x3 plus the shortcut (Zagoruyko and Komodakis 2016, "Wide residual networks").
+    """BN-ReLU-3x3-BN-ReLU-dropout-3x3 plus the shortcut (Zagoruyko and Komodakis 2016).
 
     float [B, channels, H, W] -> float [B, width, H/stride, W/stride].
     """
@@ -16,10 +18,10 @@ class BasicUnit(nn.Module):
     def __init__(self, channels, width, stride=1, dropout=0.0):
         super().__init__()
         self.norm1 = nn.BatchNorm2d(channels)
-        self.conv1 = nn.Conv2d(channels, width, kernel_size=3, stride=stride, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(width)
-        self.dropout = nn.Dropout(dropout)
-        self.conv2 = nn.Conv2d(width, width, kernel_size=3, padding=1, bias=False)
+        self.dropout = Dropout(dropout)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.shortcut = shortcut(channels, width, stride)
 
     def forward(self, x):
@@ -30,7 +32,7 @@ class BasicUnit(nn.Module):
 
 
 class BottleneckUnit(nn.Module):
-    """BN-ReLU-1x1(width/4)-BN-ReLU-3x3-BN-ReLU-1x1(width) plus the shortcut (He et al. 2016, "Identity mappings").
+    """BN-ReLU-1x1(width/4)-BN-ReLU-3x3-BN-ReLU-1x1(width) plus the shortcut (He et al. 2016b).
 
     float [B, channels, H, W] -> float [B, width, H/stride, W/stride].
     """
@@ -39,11 +41,11 @@ class BottleneckUnit(nn.Module):
         super().__init__()
         narrow = width // 4
         self.norm1 = nn.BatchNorm2d(channels)
-        self.conv1 = nn.Conv2d(channels, narrow, kernel_size=1, stride=stride, bias=False)
+        self.conv1 = nn.Conv2d(channels, narrow, 1, stride, bias=False)
         self.norm2 = nn.BatchNorm2d(narrow)
-        self.conv2 = nn.Conv2d(narrow, narrow, kernel_size=3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(narrow, narrow, 3, padding=1, bias=False)
         self.norm3 = nn.BatchNorm2d(narrow)
-        self.conv3 = nn.Conv2d(narrow, width, kernel_size=1, bias=False)
+        self.conv3 = nn.Conv2d(narrow, width, 1, bias=False)
         self.shortcut = shortcut(channels, width, stride)
 
     def forward(self, x):
@@ -53,42 +55,36 @@ class BottleneckUnit(nn.Module):
         return new + (x if self.shortcut is None else self.shortcut(active))
 
 
-class ResNet(nn.Module):
-    """Stem of 16 channels, three stages of pre-activation units (the second and third halve the image), head.
+def resnet(unit, units, widths, classes, in_channels=3):
+    """Stem of 16 channels, three stages (the second and the third halve the image), head.
 
-    unit: (channels, width, stride) -> module.    widths: output channels of each stage.
-    forward: float [B, in_channels, H, W] -> logits [B, classes]; H and W divide by 4.
+    unit(channels, width, stride) -> module; units: in each stage; widths: channels of each stage.
+    float [B, in_channels, H, W] -> logits [B, classes]; H and W divide by 4.
     """
-
-    def __init__(self, unit, units, widths, classes, in_channels=3):
-        super().__init__()
-        self.stem = stem(in_channels, 16)
-        self.blocks = nn.Sequential(*(stage(unit, units, taken, width, stride)
-                                      for taken, width, stride in zip((16, *widths), widths, (1, 2, 2))))
-        self.head = head(widths[-1], classes)
-
-    def forward(self, images):
-        return self.head(self.blocks(self.stem(images)))
+    shapes = zip((16, *widths[:-1]), widths, (1, 2, 2), strict=True)
+    stages = nn.Sequential(*(stage(unit, units, *shape) for shape in shapes))
+    layers = {"stem": stem(in_channels, 16), "blocks": stages, "head": head(widths[-1], classes)}
+    return nn.Sequential(OrderedDict(layers))
 
 
-def wide_resnet(depth, width, classes, in_channels=3, dropout=0.0):
-    """WideResNet-depth-width: depth 6 n + 4, n basic units per stage."""
-    widths = (16 * width, 32 * width, 64 * width)
-    return ResNet(partial(BasicUnit, dropout=dropout), (depth - 4) // 6, widths, classes, in_channels)
+class Dropout(nn.Dropout):
+    """Dropout whose mask does not depend on how the images lie in memory."""
 
-
-def preact_resnet(depth, classes, in_channels=3):
-    """PreActResNet-depth: depth 9 n + 2, n bottleneck units per stage."""
-    return ResNet(BottleneckUnit, (depth - 2) // 9, (64, 128, 256), classes, in_channels)
+    def forward(self, x):
+        if not self.training or self.p == 0:
+            return x
+        mask = torch.empty_like(x, memory_format=torch.contiguous_format).bernoulli_(1 - self.p)
+        return x * mask.div_(1 - self.p)
 
 
 def stage(unit, units, channels, width, stride=1):
-    """`units` units of one width; the first takes `channels` channels and does the stride."""
-    return nn.Sequential(unit(channels, width, stride), *(unit(width, width, 1) for _ in range(units - 1)))
+    """Units of one width; the first one changes the channels and does the stride."""
+    rest = (unit(width, width, 1) for _ in range(units - 1))
+    return nn.Sequential(unit(channels, width, stride), *rest)
 
 
 def shortcut(channels, width, stride):
-    """A 1x1 convolution of the activated input where the unit changes shape, else None: the identity."""
+    """A 1x1 convolution of the activated input, or None, the identity, where no shape changes."""
     if channels == width and stride == 1:
         return None
-    return nn.Conv2d(channels, width, kernel_size=1, stride=stride, bias=False)
+    return nn.Conv2d(channels, width, 1, stride, bias=False)

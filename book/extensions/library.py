@@ -1,7 +1,8 @@
-"""The page of the library: a section for each module of banlib, written by sphinx.ext.autodoc from the code itself.
+"""The page of the library: a section for each module of banlib, written by sphinx.ext.autodoc.
 
-A page that has the line `[library]` gets the sections in its place. Modules stand from the ground floor up: each imports
-only from those above it. Docstrings of banlib are plain text, so they are made safe for reStructuredText here.
+A page that has the line `[library]` gets the sections in its place. Modules stand from the ground
+floor up: each imports only from those above it. Docstrings of banlib are plain text, so they are
+made safe for reStructuredText here.
 """
 
 import ast
@@ -12,22 +13,36 @@ from pathlib import Path
 
 PACKAGE = Path(importlib.util.find_spec("banlib").origin).parent
 MARK = "[library]"
-ITEM = re.compile(r"(Returns|Raises) |\w+(, \w+)*: ")  # what begins a line of its own in our docstrings
+ITEM = re.compile(r"(Returns|Raises) |\w+(, \w+)*: ")  # begins a line of its own in a docstring
+SECTION = """\
+## {0}
+
+```{{eval-rst}}
+.. automodule:: banlib.{0}
+   :members:
+   :member-order: bysource
+   :ignore-module-all:
+```"""
 
 
 def modules():
-    """Names of all modules but the command line, each after those it imports; what most is built on comes first."""
+    """Names of all modules but the command line, each after those it imports.
+
+    What most is built on comes first.
+    """
     files = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
-        files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    files = {name: path for name, path in files.items() if name not in ("banlib", "banlib.__main__")}
-    importers = {name: {other for other, path in files.items() if name in imports(path, other)} - {name} for name in files}
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        if name != "banlib" and parts[1] not in ("__main__", "cli"):
+            files[name] = path
+    imported = {name: imports(path, name) - {name} for name, path in files.items()}
 
     @functools.cache
     def carries(name):
         """How many modules stand on this one, one upon the other."""
-        return max((1 + carries(other) for other in importers[name]), default=0)
+        above = [other for other, names in imported.items() if name in names]
+        return max((1 + carries(other) for other in above), default=0)
 
     return sorted(files, key=lambda name: (-carries(name), name))
 
@@ -45,14 +60,13 @@ def imports(path, name):
 
 
 def write_sections(app, page, source):
-    section = "## {0}\n\n```{{eval-rst}}\n.. automodule:: banlib.{0}\n   :members:\n   :member-order: bysource\n```"
     if re.search(f"^{re.escape(MARK)}$", source[0], flags=re.MULTILINE):
         names = [name.removeprefix("banlib.") for name in modules()]
-        source[0] = source[0].replace(MARK, "\n\n".join(map(section.format, names)))
+        source[0] = source[0].replace(MARK, "\n\n".join(map(SECTION.format, names)))
 
 
 def make_safe(app, what, name, thing, options, lines):
-    """Plain text to reStructuredText, in place. Of a module only the first paragraph stays: what it is for."""
+    """Plain text to reStructuredText, in place; of a module only what it is for, a paragraph."""
     if what == "module" and "" in lines:
         del lines[lines.index("") :]
     safe, block = [], False
@@ -63,7 +77,8 @@ def make_safe(app, what, name, thing, options, lines):
             code = re.split(r"`([^`]+)`", line)  # text, code, text, ...
             code[::2] = [re.sub(r"([\\*_|`@])", r"\\\1", text) for text in code[::2]]
             code[1::2] = [f"``{text}``" for text in code[1::2]]
-            item = ITEM.match(line) and (not safe or safe[-1].endswith("."))  # not a colon within a sentence
+            # Not at a colon within a sentence.
+            item = ITEM.match(line) and (not safe or safe[-1].endswith("."))
             safe += [""] * bool(line and (block or item)) + ["".join(code)]
         block = line.startswith(" ") or (block and not line)
     lines[:] = [*safe, ""]

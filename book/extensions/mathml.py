@@ -1,6 +1,7 @@
-"""Formulas as MathML, which browsers draw themselves: no script, no download, and a screen reader can read them.
+"""Formulas as MathML, which browsers draw themselves: no script, no download, good to listen to.
 
-Sphinx's own way fetches MathJax from another server whenever a page is opened, so without a network there are no formulas.
+Sphinx's own way fetches MathJax from another server whenever a page is opened, so without a network
+there are no formulas.
 """
 
 import html
@@ -24,7 +25,9 @@ def mathml(tex, as_block):
     """TeX as a <math> element. Raises MathError for TeX that docutils does not know."""
     markup = tex2mathml(tex, as_block=as_block)
     # docutils writes some operators as entities that HTML has and XML lacks.
-    tree = ElementTree.fromstring(re.sub(r"&(?!lt;|gt;|amp;)\w+;", lambda entity: html.unescape(entity[0]), markup))
+    tree = ElementTree.fromstring(
+        re.sub(r"&(?!lt;|gt;|amp;)\w+;", lambda entity: html.unescape(entity[0]), markup)
+    )
     for element in tree.iter():
         mend(element, tex)
     return ElementTree.tostring(tree, encoding="unicode")

@@ -14,7 +14,7 @@ from banlib import book
 ROOT = Path(__file__).parents[2]
 # Of the real book here: small networks, and a row of each of the paper's tables.
 SETTINGS = {"gens": 1, "seeds": 2, "network": "DenseNetBC-10-4", "rows": "DenseNetBC-80-120,MatchWideResNet-1-1"}
-PARAMETERS = "profile = 'digits'\nnetwork = 'auto'\ngens = 'auto'\nseeds = 'auto'"
+PARAMETERS = "profile = 'digits'\nnetwork = 'auto'\ngens = 'auto'\nseeds = 'auto'\ndevice = 'auto'"
 # One red pixel, glued as myst_nb.glue does it.
 HEADLINE = """
 from IPython.display import display
@@ -25,7 +25,7 @@ display({"application/papermill.record/image/png": PIXEL}, raw=True,
 
 
 def notebook(*sources):
-    """A notebook as a dict: strings starting with # are Markdown, the others code; the first code has the parameters."""
+    """A notebook as a dict: strings starting with # are Markdown, the others code, the first the parameters."""
     cells = []
     for number, source in enumerate(sources):
         cell = {"id": f"cell-{number}", "metadata": {}, "source": source.strip()}
@@ -71,14 +71,13 @@ def solution_code(text):
 
 
 def append_solutions(path):
-    """Let a chapter run its solutions at its end, where a reader would paste them. The page does not show these cells."""
+    """Let a chapter run its solutions at its end, where a reader would paste them. Its page does not show them."""
     chapter = json.loads(path.read_text(encoding="utf-8"))
     for exercise, text in solutions(path).items():
         for number, code in enumerate(solution_code(text)):
-            chapter["cells"].append(
-                {"cell_type": "code", "id": f"{exercise}-{number}", "source": code, "outputs": [], "execution_count": None,
-                 "metadata": {"tags": ["remove-cell", "solution"]}}
-            )  # fmt: skip
+            cell = {"cell_type": "code", "id": f"{exercise}-{number}", "source": code, "outputs": []}
+            cell |= {"execution_count": None, "metadata": {"tags": ["remove-cell", "solution"]}}
+            chapter["cells"].append(cell)
     path.write_text(json.dumps(chapter), encoding="utf-8")
 
 

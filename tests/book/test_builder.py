@@ -4,14 +4,18 @@ import json
 import os
 import re
 import shutil
+import signal
+import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from books import HEADLINE, PARAMETERS, ROOT, small_book, write_chapter
 from filelock import FileLock
 
 from banlib import book
+from banlib.runs.disk import home
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +49,6 @@ def test_first_build_runs_every_chapter_and_renders(built, capsys):
     assert result.ran == ("01_teacher", "02_ban_densenet")
     assert result.page == root / "_build/html/index.html" and result.page.is_file()
     assert all(0 < seconds < 60 for seconds in result.seconds.values())
-    assert result.seconds == book.durations(root)
     assert (root / "_build/html/book/02_ban_densenet.html").is_file()
 
 
@@ -79,7 +82,7 @@ def test_every_input_of_a_chapter_counts(copy, monkeypatch, tmp_path, change):
         injected = {"gens": 2}
     elif change == "banlib":
         shutil.copytree(book.PACKAGE, tmp_path / "banlib")
-        (tmp_path / "banlib/paper.py").write_text("changed = True")
+        (tmp_path / "banlib/loop.py").write_text("changed = True")
         monkeypatch.setattr(book, "PACKAGE", tmp_path / "banlib")
     elif change == "results":
         (copy / "results").mkdir()
@@ -89,7 +92,7 @@ def test_every_input_of_a_chapter_counts(copy, monkeypatch, tmp_path, change):
         monkeypatch.setattr(book.importlib.metadata, "version", lambda name: "0" if name == "torch" else version(name))
     chapter = book.find_chapters(copy)[0]
     inputs = book.library_inputs(copy) | book.chapter_inputs(chapter, injected)
-    assert book.what_changed(copy, chapter, inputs) == [f"{change} changed"]
+    assert book.what_changed(copy, chapter.name, inputs) == [f"{change} changed"]
 
 
 def test_an_executed_copy_that_was_altered_runs_again(copy):
@@ -103,11 +106,10 @@ def test_parameters_reach_the_chapters_that_have_them(tmp_path):
     write_chapter(root, "01_teacher", "# One", PARAMETERS + "\ncolour = 'red'", "print(gens, colour)")
     result = book.build(parameters={"gens": 2, "colour": "blue", "seeds": "auto"}, root=root, render=False)
     assert result.ran == ("01_teacher", "02_ban_densenet")
-    first, second = (
-        json.loads((root / f"_build/executed/{name}.ipynb").read_text())["cells"] for name in ("01_teacher", result.ran[1])
-    )
+    first, second = (executed(root, name) for name in result.ran)
     assert output_of(first) == "2 blue\n"
-    [injected] = ["".join(cell["source"]) for cell in second if "injected-parameters" in cell["metadata"].get("tags", [])]
+    tagged = [cell for cell in second if "injected-parameters" in cell["metadata"].get("tags", [])]
+    [injected] = ["".join(cell["source"]) for cell in tagged]
     assert "gens = 2" in injected and "colour" not in injected
     assert "seeds" not in injected, "a value that is the chapter's own shows up as a second parameters cell"
 
@@ -122,7 +124,8 @@ def test_works_from_anywhere(copy, monkeypatch, tmp_path):
     assert book.build(root=os.path.relpath(copy)).ran == ()
     assert os.listdir() == []
     monkeypatch.chdir(copy / "book")
-    monkeypatch.setattr(book, "PACKAGE", tmp_path / "site-packages/banlib")  # not in a checkout: the one around is taken
+    # Where banlib lies in no checkout, the one around is taken.
+    monkeypatch.setattr(book, "PACKAGE", tmp_path / "site-packages/banlib")
     assert book.find_root() == copy
     assert book.find_chapters(book.find_root())[0].path == copy / "book/01_teacher.ipynb"
 
@@ -174,6 +177,9 @@ def test_two_builds_at_once_take_turns(copy, capsys):
         ({"parameters": {"network": "DenseNet-90-60"}}, "did you mean 'DenseNetBC-90-60'?"),
         ({"profile": "digit"}, "unknown profile 'digit'; did you mean 'digits'?"),
         ({"device": "cudaa"}, "device 'cudaa' is not here"),
+        ({"parameters": {"device": "cudaa"}}, "device 'cudaa' is not here"),
+        ({"parameters": {"network": "DenseNetBC-2000-900"}}, "more than the 1,000 M allowed here"),
+        ({"parameters": {"seeds": "4_7"}}, "seeds must be a count"),
     ],
 )
 def test_bad_parameters_are_refused_before_anything_runs(tmp_path, given, sentence):
@@ -225,21 +231,159 @@ def test_a_dead_kernel_is_explained(tmp_path, death, told):
     with pytest.raises(book.BookError, match=re.escape(f"01_teacher: {told}")) as caught:
         book.build(root=root)
     assert len(str(caught.value).splitlines()) == 2 and "executed so far: " in str(caught.value)
-    assert book.durations(root) == {}, "a chapter that died counts as done"
+    assert book.read_stamp(root, "01_teacher") is None, "a chapter that died counts as done"
 
 
-def test_a_warning_is_an_error_each_time(copy):
+def test_a_warning_is_an_error_each_time_and_the_book_before_stays(copy):
+    before = (copy / "_build/html/index.html").read_bytes()
     (copy / "book/00_preface.md").write_text("# Preface\n\nSee {doc}`nowhere`.\n")
     for _ in range(2):  # a page that is not read again must not hide its warning
         with pytest.raises(book.BookError, match=r"book/00_preface.md:3: WARNING: unknown document"):
             book.build(root=copy)
-        assert not (copy / "_build/html.json").exists(), "pages with warnings count as done"
+        assert (copy / "_build/html/index.html").read_bytes() == before
+
+
+def test_a_kill_while_rendering_leaves_the_book_before(copy, monkeypatch):
+    """At any of its steps: before the pages are made, when they stand, and between the two renames."""
+    html = copy / "_build/html"
+    before = snapshot_of(html)
+    (copy / "book/00_preface.md").write_text("# Another preface\n\nSee {cite:t}`furlanello2017born`.\n")
+    rename = book.Path.rename
+
+    def killed(*args, **options):
+        raise SystemExit
+
+    def killed_at(folder):
+        return lambda path, to: killed() if path.parent.parent.name == folder else rename(path, to)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(book.subprocess, "run", killed)
+        book.build(root=copy)
+    assert snapshot_of(html) == before
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(book.Path, "rename", killed_at(copy.name))
+        book.build(root=copy)
+    assert snapshot_of(html) == before
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(book.Path, "rename", killed_at("new"))
+        book.build(root=copy)
+    assert not html.exists() and snapshot_of(html.with_name("html.old")) == before
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):  # the next build first puts it back
+        patch.setattr(book.subprocess, "run", killed)
+        book.build(root=copy)
+    assert snapshot_of(html) == before
+    book.build(root=copy)
+    assert "Another preface" in (html / "book/00_preface.html").read_text()
+    assert not html.with_name("html.old").exists() and not list((copy / "_build/new/_build").glob("html"))
+
+
+def snapshot_of(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# A reader's own configuration
+
+
+FIGURE = """
+import matplotlib, matplotlib.pyplot as plt
+figure, axes = plt.subplots(figsize=(1, 1))
+axes.plot([0, 1])
+plt.show()
+print(matplotlib.get_backend(), plt.rcParams["figure.facecolor"], plt.rcParams["lines.linewidth"])
+print("started" in globals())
+"""
+
+
+def executed(root, name="01_teacher"):
+    return json.loads((root / f"_build/executed/{name}.ipynb").read_text())["cells"]
+
+
+def outputs(cells):
+    return [(kind, data) for c in cells for o in c.get("outputs", []) for kind, data in o.get("data", {}).items()]
+
+
+def test_the_readers_configuration_changes_no_page(tmp_path, monkeypatch):
+    root = small_book(tmp_path, chapters=("01_teacher",))
+    write_chapter(root, "01_teacher", "# One", PARAMETERS, FIGURE)
+    book.build(root=root, render=False)
+    plain = executed(root)
+    own = tmp_path / "own"
+    (own / "ipython/profile_default/startup").mkdir(parents=True)
+    (own / "ipython/profile_default/startup/00.py").write_text("started = True")
+    config = "c = get_config()\nc.InlineBackend.figure_formats = {'svg'}\nc.InlineBackend.rc = {'lines.linewidth': 9}"
+    (own / "ipython/profile_default/ipython_kernel_config.py").write_text(config)
+    (own / "matplotlibrc").write_text("lines.linewidth: 9\nfigure.facecolor: red\n")
+    (own / "startup.py").write_text("started = True")
+    for name, value in {
+        "MPLBACKEND": "Agg", "MATPLOTLIBRC": own, "MPLCONFIGDIR": own, "IPYTHONDIR": own / "ipython",
+        "PYTHONSTARTUP": own / "startup.py", "PYTHONWARNINGS": "error", "PYTHONOPTIMIZE": "2", "PYTHONINSPECT": "1",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, str(value))
+    book.build(root=root, render=False, force=True)
+    assert output_of(executed(root)) == output_of(plain) and "inline" in output_of(plain)
+    assert "image/png" in dict(outputs(plain)) and outputs(executed(root)) == outputs(plain)
+
+
+def test_a_relative_home_is_the_same_folder_in_a_kernel(tmp_path, monkeypatch):
+    root = small_book(tmp_path, chapters=("01_teacher",))
+    tell = "import os\nfrom banlib.runs.datasets import data_folder, home\nprint(home(), data_folder(), sep='|')"
+    write_chapter(root, "01_teacher", "# One", PARAMETERS, tell)
+    place = tmp_path / "a $HOME place"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("BANLIB_HOME", "my home")
+    monkeypatch.setenv("BANLIB_DATA", "my data")
+    book.build(root=root, render=False)
+    assert output_of(executed(root)).strip() == f"{place / 'my home'}|{place / 'my data'}"
+    assert home() == place / "my home"
+
+
+def test_numbers_arrive_as_papermill_can_write_them(tmp_path):
+    import numpy as np
+
+    root = small_book(tmp_path, chapters=("01_teacher",))
+    book.build(parameters={"gens": np.int64(2), "seeds": range(3, 5)}, root=root, render=False)
+    assert output_of(executed(root)) == "2 [3, 4]\n"
+    assert book.build(parameters={"gens": 2, "seeds": np.array([3, 4])}, root=root, render=False).ran == ()
+
+
+# Stops
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_stopped_build_is_one_sentence_and_the_chapter_can_save(tmp_path, number, code):
+    root = small_book(tmp_path, chapters=("01_teacher",))
+    wait = f"""
+import pathlib, time
+folder = pathlib.Path({str(tmp_path)!r})
+(folder / "begun").touch()
+try:
+    time.sleep(60)
+finally:
+    (folder / "saved").touch()
+"""
+    write_chapter(root, "01_teacher", "# One", PARAMETERS, wait)
+    command = [sys.executable, "-m", "banlib", "book", "--no-render"]
+    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               env=os.environ | {"PYTHONPATH": str(book.PACKAGE.parent)})  # fmt: skip
+    try:
+        while not (tmp_path / "begun").exists():
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == code and out == "" and (tmp_path / "saved").exists()
+    assert "Traceback" not in err and "Error" not in err and len(err.splitlines()) < 4
+    assert "again" in err.splitlines()[-1]
 
 
 def test_pages_follow_the_docstrings_of_the_library(copy, monkeypatch, tmp_path, capsys):
     """The page of the library is rendered from them, though no page of the book changed."""
     shutil.copytree(book.PACKAGE, tmp_path / "banlib", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "banlib/lamp.py").write_text('"""Light."""\n\n\ndef shine(watts):\n    """As bright as `watts` says (a*b)."""\n')
+    function = 'def shine(watts):\n    """As bright as `watts` says (a*b)."""\n'
+    (tmp_path / "banlib/lamp.py").write_text(f'"""Light."""\n\n\n{function}')
     monkeypatch.setattr(book, "PACKAGE", tmp_path / "banlib")
     (copy / "book/bibliography.md").write_text("# Bibliography\n\n```{bibliography}\n```\n\n[library]\n")
     for watts in ("watts", "volts"):
@@ -247,7 +391,7 @@ def test_pages_follow_the_docstrings_of_the_library(copy, monkeypatch, tmp_path,
         lamp.write_text(lamp.read_text().replace("watts", watts))
         book.render_book(copy, book.find_chapters(copy))
         page = (copy / "_build/html/book/bibliography.html").read_text()
-        assert f"<em class=\"sig-param\"><span class=\"n\"><span class=\"pre\">{watts}" in page and "(a*b)" in page
+        assert f'<em class="sig-param"><span class="n"><span class="pre">{watts}' in page and "(a*b)" in page
 
 
 # What the page gets
@@ -256,18 +400,15 @@ def test_pages_follow_the_docstrings_of_the_library(copy, monkeypatch, tmp_path,
 def test_widgets_and_paths_stay_out_of_the_page():
     plain, page = {"text/plain": "Slider()"}, {"text/html": "<img alt='a'>"}
     widget = {book.WIDGET: {"model_id": "ab12"}}
-    outputs = [
-        {"output_type": "display_data", "data": data, "metadata": {}} for data in (plain, widget | plain, widget | page)
-    ]
-    executed = {
+    outputs = [{"output_type": "display_data", "data": data, "metadata": {}} for data in (plain, widget | plain, widget | page)]
+    notebook = {
         "cells": [{"cell_type": "code", "metadata": {"papermill": {"duration": 1}}, "source": "", "outputs": outputs}],
         "metadata": {"widgets": {"state": "x" * 10**6}, "papermill": {"duration": 3.5, "input_path": "a place"}},
     }
-    kept = book.without_kernel(executed)
+    kept = book.without_kernel(notebook)
     assert [output["data"] for output in kept["cells"][0]["outputs"]] == [plain, page]
     assert "a place" not in json.dumps(kept) and len(json.dumps(kept)) < 1000
     assert kept["metadata"]["papermill"] == {"duration": 3.5}
-    assert book.WIDGET in json.dumps(executed), "the executed copy itself was changed"
 
 
 def test_the_headline_is_the_chapters_figure(copy):
@@ -275,16 +416,16 @@ def test_the_headline_is_the_chapters_figure(copy):
     assert fresh.startswith(b"\x89PNG")
     committed = copy / "book/assets/headline.png"
     committed.unlink(missing_ok=True)
-    assert book.headline(copy) == committed and committed.read_bytes() == fresh
+    assert book.Path(book.headline(copy)) == committed and committed.read_bytes() == fresh
 
 
 def test_no_headline_from_other_parameters(tmp_path):
     root = small_book(tmp_path, chapters=("02_ban_densenet",))
-    with pytest.raises(book.BookError, match="which has not been executed"):
-        book.headline(root)
-    book.build(parameters={"gens": 1}, root=root, render=False)
-    with pytest.raises(book.BookError, match="with its own parameters"):
-        book.headline(root)
+    for parameters in (None, {"gens": 1}):
+        if parameters:
+            book.build(parameters=parameters, root=root, render=False)
+        with pytest.raises(book.BookError, match="has not been executed with its own parameters"):
+            book.headline(root)
 
 
 def test_without_a_headline_the_book_says_so(tmp_path):

@@ -12,6 +12,7 @@ import mathml  # noqa: E402
 
 def shape(tex):
     """The MathML of a formula as nested tuples (tag, text or children)."""
+
     def nested(element):
         kind = element.tag.rpartition("}")[2]
         return (kind, (element.text or "").strip()) if len(element) == 0 else (kind, *map(nested, element))
@@ -37,7 +38,8 @@ def test_a_double_bar_does_not_grow():
 
 
 @pytest.mark.parametrize(
-    "tex", [r"\mathrm{softmax}(z)", r"\log q_y .", r"\operatorname{CE}(p, q)", r"a < b", r"\mathbb{1}_y", r"\arg\min_\theta"]
+    "tex",
+    [r"\mathrm{softmax}(z)", r"\log q_y .", r"\operatorname{CE}(p, q)", r"a < b", r"\mathbb{1}_y", r"\arg\min_\theta"],
 )
 def test_entities_of_html_do_not_break_it(tex):
     assert mathml.mathml(tex, as_block=False).startswith("<math")

@@ -1,6 +1,7 @@
 """The chapters as they are stored: what a reader meets in Jupyter, and what papermill can do with them."""
 
-import importlib
+import ast
+import importlib.util
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import pytest
 import yaml
 from books import ROOT, solution_code, solutions
 
+import banlib
 from banlib import book
 
 CHAPTERS = book.find_chapters(ROOT)
@@ -36,13 +38,16 @@ def test_table_of_contents_has_every_page_once():
 
 
 @EACH
-def test_starts_with_imports_and_parameters(chapter):
+def test_starts_with_parameters_their_check_and_imports(chapter):
     code = cells_of(chapter, "code")
-    imports = [line for line in code[0][0].splitlines() if line and not line.startswith(" ")]
-    assert all(re.match(r"(import|from) ", line) for line in imports)
-    assert code[1][1]["tags"] == ["parameters"]
-    assert {"profile", "network", "gens", "seeds"} <= set(chapter.parameters)
+    assert [tags.get("tags") for _, tags in code[:3]] == [["parameters"], None, None]
+    assert {"profile", "network", "seeds"} <= set(chapter.parameters)
     assert chapter.parameters["profile"] == "digits", "the default is what any machine can run"
+    imported = [node for node in ast.walk(ast.parse(code[1][0])) if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert {node.module for node in imported} <= {"banlib.runs.parameters", "banlib.paper.printed"}
+    later = [line for line in code[2][0].splitlines() if re.match("[a-z]", line)]
+    assert re.match("import|from", later[0])
+    assert not any(re.match(r"(import|from) .*banlib", source) for source, _ in code[3:]), "imports stand together"
 
 
 @EACH
@@ -83,12 +88,6 @@ def test_no_measured_number_is_typed_into_the_pages():
         assert re.findall(r"\d+\.\d+", prose) == [], path.name
 
 
-@pytest.fixture(scope="module")
-def first_cells():
-    """{chapter name: the code of its imports cell, of its parameters cell, and of the cell that checks them}."""
-    return {chapter.name: [source for source, _ in cells_of(chapter, "code")[:3]] for chapter in CHAPTERS}
-
-
 @EACH
 @pytest.mark.parametrize(
     "given, sentence",
@@ -101,12 +100,15 @@ def first_cells():
         ({"seeds": []}, "seeds must be a count from 1 to 100 or a list"),
         ({"network": "DenseNet-90-60"}, "unknown network 'DenseNet-90-60'; did you mean 'DenseNetBC-90-60'?"),
         ({"profile": "cifar"}, "unknown profile 'cifar'; did you mean "),
+        ({"rows": "DenseNetBC-16-8"}, "'DenseNetBC-16-8' is no row of the paper's tables"),
     ],
 )
-def test_bad_parameters_end_in_one_sentence_before_anything_exists(chapter, first_cells, given, sentence, tmp_path):
-    imports, parameters, check = first_cells[chapter.name]
+def test_bad_parameters_end_in_one_sentence_before_anything_exists(chapter, given, sentence):
+    if not set(given) <= set(chapter.parameters):
+        return  # the chapter has no such parameter, so there is nothing to check
+    parameters, check = (source for source, _ in cells_of(chapter, "code")[:2])
     names = {}
-    exec(imports + "\n" + parameters, names)
+    exec(parameters, names)
     names |= given
     with pytest.raises(ValueError, match=re.escape(sentence)) as caught:
         exec(check, names)
@@ -114,17 +116,48 @@ def test_bad_parameters_end_in_one_sentence_before_anything_exists(chapter, firs
     assert not os.path.exists(os.environ["BANLIB_HOME"]), "something was created"
 
 
-@pytest.mark.parametrize("folder", [".", "book"])
-def test_papermill_as_typed_answers_in_one_sentence(folder, tmp_path):
+def test_parameters_are_checked_before_the_slow_imports():
+    cells = {chapter.name: [source for source, _ in cells_of(chapter, "code")[:2]] for chapter in CHAPTERS}
+    slow = ("torch", "numpy", "pandas", "scipy", "matplotlib", "ipywidgets")
+    script = f"""
+import sys
+for parameters, check in {list(cells.values())}:
+    exec(check, (exec(parameters, names := {{}}), names)[1])
+print([name for name in {slow} if name in sys.modules])
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    "folder, name, given, sentence",
+    [
+        (".", "02_ban_densenet", ("gens", "three"), "gens must be an integer from 0 to 20, got 'three'"),
+        ("book", "02_ban_densenet", ("gens", "three"), "gens must be an integer from 0 to 20, got 'three'"),
+        (".", "05_why_it_works", ("gens", "3"), "unknown parameter 'gens'; "),
+        (".", "01_teacher", ("sedes", "3"), "unknown parameter 'sedes'; did you mean 'seeds'? "),
+    ],
+)
+def test_papermill_as_typed_answers_in_one_sentence(folder, name, given, sentence, tmp_path):
     """From the repository root and from inside book/, with the output elsewhere."""
-    chapter = os.path.relpath(ROOT / "book/02_ban_densenet.ipynb", ROOT / folder)
-    result = subprocess.run(
-        [sys.executable, "-m", "papermill", chapter, tmp_path / "out.ipynb", "-p", "gens", "three", "-k", "python3"],
-        cwd=ROOT / folder, capture_output=True, text=True,
-    )  # fmt: skip
+    chapter, output = os.path.relpath(ROOT / f"book/{name}.ipynb", ROOT / folder), tmp_path / "out.ipynb"
+    command = [sys.executable, "-m", "papermill", chapter, output, "-p", *given, "-k", "python3"]
+    result = subprocess.run(command, cwd=ROOT / folder, capture_output=True, text=True)
     assert result.returncode != 0
-    assert "gens must be an integer from 0 to 20, got 'three'" in result.stderr
-    assert (tmp_path / "out.ipynb").exists() and not os.path.exists(os.environ["BANLIB_HOME"])
+    assert sentence in result.stderr
+    assert output.exists() and not os.path.exists(os.environ["BANLIB_HOME"])
+    cells = [cell for cell in json.loads(output.read_text())["cells"] if cell["cell_type"] == "code"]
+    [first] = [cell["outputs"] for cell in cells if cell.get("outputs")]
+    assert sentence in str(first), "the first output of the chapter says it"
+
+
+def test_chapter_2_prints_the_very_file_of_the_loop():
+    code = [source for source, _ in cells_of(CHAPTERS[1], "code")]
+    imports, [printed] = code[2], [source for source in code if "getsource" in source]
+    names = {"device": "cpu"}
+    exec(imports, names)
+    shown = eval(printed, names)
+    assert shown.data == f"```python\n{(ROOT / 'banlib/loop.py').read_text(encoding='utf-8')}```"
 
 
 # The table of notation, the glossary and the bibliography
@@ -136,11 +169,20 @@ def test_every_code_name_in_the_reference_exists(page):
     names = set(re.findall(r"`(?:banlib\.)?([a-z]+(?:\.\w+)+)`", text))
     assert len(names) > 12
     for name in names:
-        module, *parts = name.split(".")
-        thing = importlib.import_module(f"banlib.{module}")
-        for part in parts:
-            assert hasattr(thing, part) or part in getattr(thing, "__annotations__", {}), name
+        assert exists(name), name
+
+
+def exists(name):
+    """Is there such a module of banlib, or such a thing in one?"""
+    thing = banlib
+    for part in name.split("."):
+        if hasattr(thing, "__path__") and importlib.util.find_spec(f"{thing.__name__}.{part}"):
+            thing = importlib.import_module(f"{thing.__name__}.{part}")
+        elif hasattr(thing, part) or part in getattr(thing, "__annotations__", {}):
             thing = getattr(thing, part, None)
+        else:
+            return False
+    return True
 
 
 def test_the_glossary_is_sorted_and_says_where_each_term_belongs():

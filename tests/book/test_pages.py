@@ -18,7 +18,7 @@ from PIL import Image
 
 import banlib
 from banlib import book
-from banlib.widgets import SortableTable
+from banlib.explorers.tables import SortableTable
 
 pytestmark = pytest.mark.timeout(1800)  # the first test builds the whole book, which a busy machine does slowly
 ALL_PAGES = sorted(path.stem for path in (ROOT / "book").iterdir() if path.suffix in (".md", ".ipynb"))
@@ -50,7 +50,10 @@ def test_every_chapter_is_a_page(real_book, soups):  # noqa: F811
 def test_every_figure_has_alt_text(soups):
     for name, soup in soups.items():
         for image in images(soup):
-            assert len(image.get("alt", "")) > 15 and not image["alt"].startswith(("_images", "../")), (name, image["alt"])
+            assert len(image.get("alt", "")) > 15 and not image["alt"].startswith(("_images", "../")), (
+                name,
+                image["alt"],
+            )
     assert len(images(soups["02_ban_densenet"])) >= 5
 
 
@@ -87,7 +90,9 @@ def test_links_lead_somewhere(real_book, soups):  # noqa: F811
             path, _, fragment = address.partition("#")
             if re.match(r"(https?|mailto|data):", address) or address in ("", "#"):
                 continue
-            target = (folder / urllib.parse.unquote(path.partition("?")[0])).resolve() if path else (folder / f"{name}.html").resolve()
+            target = (
+                (folder / urllib.parse.unquote(path.partition("?")[0])).resolve() if path else (folder / f"{name}.html").resolve()
+            )
             assert target.exists(), (name, address)
             if fragment and target in ids:
                 assert urllib.parse.unquote(fragment) in ids[target], (name, address)
@@ -114,11 +119,14 @@ def test_every_public_function_is_on_the_page_of_the_library(soups):
     article = soups["api"].find("article")
     entries = {entry["id"]: "".join(entry.text.split()) for entry in article.select("dt.sig[id]")}
     sections = [heading.text.rstrip("#") for heading in article.select("h2")]
-    names = [found.name for found in pkgutil.walk_packages(banlib.__path__, "banlib.") if found.name != "banlib.__main__"]
+    found = [module.name for module in pkgutil.walk_packages(banlib.__path__, "banlib.")]
+    names = [name for name in found if name.split(".")[1] not in ("__main__", "cli")]
     assert sorted(sections) == sorted(name.removeprefix("banlib.") for name in names)
-    assert sections.index("objectives") < sections.index("training") < sections.index("lineage")
+    assert sections.index("objectives") < sections.index("runs.fit") < sections.index("paper.tables")
     for module in map(importlib.import_module, names):
-        assert " ".join(module.__doc__.split())[:40].replace("`", "") in " ".join(article.text.replace("’", "'").split()), module.__name__
+        assert " ".join(module.__doc__.split())[:40].replace("`", "") in " ".join(article.text.replace("’", "'").split()), (
+            module.__name__
+        )
         for name, function in inspect.getmembers(module, inspect.isfunction):
             if function.__module__ == module.__name__ and function.__doc__ and not name.startswith("_"):
                 shown = entries[f"{module.__name__}.{name}"]
@@ -241,9 +249,7 @@ def test_tables_sort_by_keyboard_and_by_pointer(browser, tmp_path):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
 
-    frame = pd.DataFrame(
-        {"name": ["a9", "a10", "B", "c"], "error": [9.5, float("nan"), 10.25, -1.0], "seeds": [3, 1, 3, 3]}
-    )
+    frame = pd.DataFrame({"name": ["a9", "a10", "B", "c"], "error": [9.5, float("nan"), 10.25, -1.0], "seeds": [3, 1, 3, 3]})
     page = tmp_path / "table.html"
     page.write_text(f"<!doctype html><meta charset=utf-8>{SortableTable(frame, 'Errors')._repr_html_()}", encoding="utf-8")
     visit(browser, page)

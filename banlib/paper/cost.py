@@ -1,0 +1,109 @@
+"""What a table costs, before anything is trained."""
+
+import functools
+import time
+
+import torch
+import torch.nn.functional as F
+
+from banlib import loop, models
+from banlib.paper.tables import specs_of
+from banlib.runs import datasets, machine
+from banlib.runs.recipe import PROFILES
+from banlib.runs.store import Store
+from banlib.views import Augmented, Split
+
+PROBE_FLOP = 1e11  # arithmetic of a timed step at the most: a second or two on a laptop
+PROBE_SECONDS = (
+    10  # after which a network is no longer timed, but taken to be as fast as the others
+)
+
+
+def cost(cells, device="auto", store=None):
+    """What the cells need: a list of dicts, one for each network.
+
+    network (as trained), rows (of the table that need it), runs, finished, live (begun and not
+    finished), epochs and flops (of the missing runs, a teacher asked online), seconds (of one
+    process, from speeds measured on this machine; None if nothing is missing).
+    """
+    store, specs = store or Store(), specs_of(cells)
+    flops, entries = arithmetic(specs), {}
+    for spec in specs:
+        rows = sorted({cell.network for cell in cells if cell.trained == spec.network})
+        counts = dict.fromkeys(("runs", "finished", "live", "epochs", "flops"), 0)
+        new = {"network": spec.network, "rows": rows, **counts, "seconds": None}
+        entry, status = entries.setdefault(spec.network, new), store.status(spec.run_id)
+        entry["runs"] += 1
+        entry["finished"] += status == "finished"
+        entry["live"] += status == "live"
+        if status != "finished":
+            entry["epochs"] += spec.recipe.epochs
+            entry["flops"] += flops[spec.run_id]
+    profile, device = PROFILES[cells[0].profile], machine.choose_device(device)
+    rates, start = measured_rates(profile, device, store), time.perf_counter()
+    for name in (name for name in entries if entries[name]["flops"]):
+        if name not in rates and rates and time.perf_counter() - start > PROBE_SECONDS:
+            rates[name] = sum(rates.values()) / len(rates)
+        rates[name] = rates.get(name) or probe(name, profile, device)
+        entries[name]["seconds"] = entries[name]["flops"] / rates[name]
+    return list(entries.values())
+
+
+def arithmetic(specs):
+    """{run id: floating-point operations of training it}; specs hold every teacher.
+
+    For each multiply-accumulate three passes of two operations, one pass for a teacher's.
+    """
+    networks, flops = {spec.run_id: spec.network for spec in specs}, {}
+    for spec in specs:
+        passes = 6 * macs(spec.network, spec.dataset)
+        passes += 2 * macs(networks[spec.teacher], spec.dataset) if spec.teacher else 0
+        flops[spec.run_id] = passes * datasets.facts(spec.dataset).images * spec.recipe.epochs
+    return flops
+
+
+@functools.cache
+def macs(network, dataset):
+    """Multiply-accumulates of one image of a dataset."""
+    facts = datasets.facts(dataset)
+    return models.forward_macs(network, facts.image_size, facts.channels, facts.classes)
+
+
+def measured_rates(profile, device, store):
+    """{network: floating-point operations a second} of teachers trained on this hardware."""
+    rates, images = {}, datasets.facts(profile.dataset).images
+    wanted = machine.hardware(device), device.type, "label", profile.dataset, profile.recipe.batch
+    for run in store.overview().values():
+        spec, last = run["spec"], run["environments"][-1]
+        own = last["hardware"], last["device"], spec["objective"], spec["dataset"]
+        if (*own, spec["recipe"]["batch"]) == wanted:
+            flops = 6 * macs(spec["network"], profile.dataset) * images * spec["recipe"]["epochs"]
+            rate = flops / run["results"]["seconds"]
+            rates[spec["network"]] = max(rate, rates.get(spec["network"], 0))
+    return rates
+
+
+def probe(network, profile, device):
+    """Floating-point operations a second of a few steps on random images."""
+    facts, flops = datasets.facts(profile.dataset), 6 * macs(network, profile.dataset)
+    batch = max(2, min(profile.recipe.batch, int(PROBE_FLOP / flops)))  # few for a large network
+    shape = facts.channels, facts.image_size, facts.image_size
+    numerics, times = machine.numerics(profile.recipe.precision, device), []
+    layout = numerics.memory_format
+    with machine.thread_count(profile.threads), machine.seeded(0, device):
+        student = models.build(network, facts.classes, *shape[:2]).to(device, memory_format=layout)
+        images = torch.randint(256, (batch, *shape), dtype=torch.uint8)
+        split = Split(images, torch.zeros(batch, dtype=torch.int64)).to(device)
+        center, order = torch.zeros(facts.channels), torch.arange(batch, device=device)
+        views = Augmented(split, center, center + 1, 0, False, "zero", layout)
+        model = student, torch.optim.SGD(student.parameters(), lr=1e-9), _loss
+        epoch = *model, views, split.labels, order, torch.zeros_like(order), batch
+        while len(times) < 4 and sum(times) < 2:
+            start = time.perf_counter()
+            loop.train_epoch(*epoch, autocast=lambda: numerics.autocast(device))
+            times.append(time.perf_counter() - start)
+    return flops * batch / min(times)
+
+
+def _loss(logits, labels, _):
+    return F.cross_entropy(logits, labels)

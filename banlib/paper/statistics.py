@@ -1,0 +1,260 @@
+"""Lineages in, data frames out: errors in %, 95 % intervals over seeds, pairs, provenance.
+
+An interval over seeds says where the mean of other seeds would lie, on the same test images.
+Other test images would move it too; `binomial` says how far.
+"""
+
+import itertools
+
+import pandas as pd
+from scipy import stats
+
+from banlib import ensemble
+from banlib.paper import printed
+from banlib.runs.recipe import PROFILES, generation_name
+
+COLUMNS = {"Teacher": "Baseline"}  # what the paper's table 1 calls our names; others are the same
+CONTROL = "labels x2"  # of recipe.CONTROLS: BAN-1's training and size of loss, without a teacher
+ROUNDING = 1e-9  # errors in % whose differences agree to this differ by rounding alone
+
+
+def errors(lineages):
+    """One row per seed and model, single networks and ensembles of generations.
+
+    Columns: seed, name, generation (the youngest member), members, images (of the test set), error
+    (%), nll (nats), ece (%).
+    """
+    labels, rows = lineages.labels(), []
+    gens = max(map(len, lineages.runs.values())) - 1
+    models = {generation_name(k): (k,) for k in range(gens + 1)} | ensemble.members(gens)
+    for seed, runs in lineages.runs.items():
+        for name, members in models.items():
+            if max(members) >= len(runs):
+                continue  # a shorter lineage's Ens*3 would be another ensemble of the same name
+            mean = ensemble.average([runs[generation].probabilities for generation in members])
+            row = {"seed": seed, "name": name, "generation": max(members), "members": len(members)}
+            row |= {"images": len(labels), "error": ensemble.error(mean, labels)}
+            row |= {"nll": ensemble.nll(mean, labels)}
+            rows.append(row | {"ece": ensemble.calibration_error(mean, labels)})
+    return pd.DataFrame(rows)
+
+
+def predicted(members):
+    """Classes that a network predicts, or several runs that average their probabilities."""
+    if len(members) == 1:
+        return members[0].predicted
+    return ensemble.average([run.probabilities for run in members]).argmax(1)
+
+
+def error_of(members):
+    """Their test error in %."""
+    return 100 * (predicted(members) != members[0].labels).double().mean().item()
+
+
+def subsets(lineages):
+    """Every ensemble of a lineage: seed, members (names joined by +), size, error (%)."""
+    rows = []
+    for seed, runs in lineages.runs.items():
+        for size in range(1, len(runs) + 1):
+            for members in itertools.combinations(runs, size):
+                names = " + ".join(run.spec.name for run in members)
+                rows.append((seed, names, size, error_of(members)))
+    return pd.DataFrame(rows, columns=["seed", "members", "size", "error"])
+
+
+def teachers_together(lineages):
+    """Ensembles of unrelated teachers, as large as a lineage: seed (of the first), size, error (%).
+
+    Those of one size share no member, as an interval over them takes for granted.
+    """
+    teachers, rows = [(seed, runs[0]) for seed, runs in lineages.runs.items()], []
+    for size in range(1, 1 + max(map(len, lineages.runs.values()))):
+        for start in range(0, len(teachers) - size + 1, size):
+            seeds, members = zip(*teachers[start : start + size], strict=True)
+            rows.append((seeds[0], size, error_of(members)))
+    return pd.DataFrame(rows, columns=["seed", "size", "error"])
+
+
+def interval(values):
+    """(mean, half-width of its 95 % t interval): NaN for fewer than two values, 0 for equals."""
+    values = pd.Series(list(values), dtype=float)
+    if len(values) < 2:
+        return values.mean(), float("nan")
+    if values.max() - values.min() <= ROUNDING:
+        return values.mean(), 0.0
+    return values.mean(), stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+
+
+def clear(mean, half):
+    """Is an interval clear of zero? One without width, of seeds that agree, doesn't tell."""
+    return bool(half > 0 and abs(mean) > half)
+
+
+def binomial(error, images):
+    """Half of a 95 % interval, in points, for an error in % measured on so many test images."""
+    return stats.norm.ppf(0.975) * (error * (100 - error) / images) ** 0.5
+
+
+def summary(frame, column="error"):
+    """Means over seeds of a column of `errors`: name, mean, ci95, seeds; for errors, binomial."""
+    rows = []
+    for name, group in frame.groupby("name", sort=False):
+        mean, half = interval(group[column])
+        rows.append({"name": name, "mean": mean, "ci95": half, "seeds": len(group)})
+        if column == "error" and "images" in group:
+            rows[-1]["binomial"] = binomial(mean, group["images"].iloc[0])
+    return pd.DataFrame(rows)
+
+
+def difference(values):
+    """Differences, one for each seed: difference (their mean), ci95, p (t-test), wins, seeds."""
+    values = values.dropna()
+    mean, half = interval(values)
+    p = stats.ttest_1samp(values, 0).pvalue if half > 0 else float("nan")
+    wins = int((values < -ROUNDING).sum())
+    return {"difference": mean, "ci95": half, "p": p, "wins": wins, "seeds": len(values)}
+
+
+def paired(frame, against="Teacher", column="error"):
+    """Each model minus `against` within the same seed: name and the columns of `difference`.
+
+    Negative differences are improvements. Pairing removes what a lucky seed gives both.
+    """
+    table = frame.pivot(index="seed", columns="name", values=column)
+    others = [name for name in frame["name"].unique() if name != against and against in table]
+    rows = [{"name": name} | difference(table[name] - table[against]) for name in others]
+    return pd.DataFrame(rows, columns=["name", "difference", "ci95", "p", "wins", "seeds"])
+
+
+def word(entry):
+    """What a row of `paired` says: "better", "worse", "undecided" or "one seed"."""
+    if entry["seeds"] < 2:
+        return "one seed"
+    if not clear(entry["difference"], entry["ci95"]):
+        return "undecided"
+    return "better" if entry["difference"] < 0 else "worse"
+
+
+def verdict(entry, control=None):
+    """A row of `paired` in words, and beside it the same model's row against CONTROL, if any."""
+    claims = {"better": "beats its teacher", "worse": "worse than its teacher"}
+    beside = word(control) if control else "not run"
+    return f"{claims.get(word(entry), word(entry))} ({CONTROL}: {beside})"
+
+
+def with_controls(frame, controls):
+    """The rows of `errors`, and one for each control: {name: {seed: Run}}."""
+    rows = [
+        {"seed": seed, "name": name, "members": 1, "images": len(run.labels), "error": run.error}
+        for name, runs in controls.items()
+        for seed, run in runs.items()
+    ]
+    return pd.concat([frame, pd.DataFrame(rows)]) if rows else frame
+
+
+def against_controls(frame, controls, student="BAN-1"):
+    """(table, sentence): does a student beat its teacher, and also the same step without one?
+
+    frame: `errors`; controls: {name: {seed: Run}}, of `lineage.raise_controls`. A row for each
+    single network: the columns of `summary`; gain (over the teacher, points, positive if better),
+    gain_ci95, teacher (`word`); control_gain (over "labels x2"), control_gain_ci95, control.
+    """
+    frame = with_controls(frame, controls).query("members == 1")
+    table, clauses = summary(frame).set_index("name"), []
+    rivals = {"Teacher": "its teacher", CONTROL: f"{CONTROL}, which has no teacher"}
+    for against, prefix in {"Teacher": "", CONTROL: "control_"}.items():
+        pairs = paired(frame, against).set_index("name")
+        table[f"{prefix}gain"], table[f"{prefix}gain_ci95"] = -pairs["difference"], pairs["ci95"]
+        entries = pairs.to_dict("index")
+        words = [word(entries[name]) if name in entries else "" for name in table.index]
+        table[prefix.rstrip("_") or "teacher"] = words
+        clauses.append(_clause(entries.get(student), rivals[against]))
+    seeds = table.loc[student, "seeds"]
+    scope = f"95 % intervals over {seeds} seeds" if seeds > 1 else "one seed, so no interval"
+    joint = "and" if table["teacher"][student] == table["control"][student] else "but"
+    sentence = f"{student} {clauses[0]}, {joint} it {clauses[1]}; {scope}, one set of test images."
+    return table.reset_index(), sentence
+
+
+def _clause(entry, rival):
+    if entry is None:
+        return f"was not compared with {rival}"
+    verbs = {"better": "beats", "worse": "is worse than"}
+    half = f" ± {entry['ci95']:.2f}" if entry["seeds"] > 1 else ""
+    gain = f"({-entry['difference']:+.2f}{half} points)"
+    return f"{verbs.get(word(entry), 'does not clearly differ from')} {rival} {gain}"
+
+
+def beside_paper(frame, network, controls=None):
+    """Table 1's row of a network beside ours: name, paper (%), measured (%), ci95, seeds, binomial.
+
+    And verdict, which is about the claim, not about the value: that belongs to another dataset or
+    size unless network and recipe are the paper's. controls: as for `against_controls`.
+    """
+    row, table = printed.row(network), summary(frame).rename(columns={"mean": "measured"})
+    in_paper = [row and row.errors.get(COLUMNS.get(name, name)) for name in table["name"]]
+    table.insert(1, "paper", in_paper)
+    both = with_controls(frame, controls or {})
+    control = {entry["name"]: entry for entry in paired(both, CONTROL).to_dict("records")}
+    pairs = {entry["name"]: entry for entry in paired(frame).to_dict("records")}
+    words = {name: verdict(entry, control.get(name)) for name, entry in pairs.items()}
+    return table.assign(verdict=[words.get(name, "") for name in table["name"]])
+
+
+def beside_table1(several, relative=False):
+    """Table 1 and several `Lineages`, a column each: test error in %, ours as means over seeds.
+
+    relative: differences from the column's teacher, in points.
+    """
+    paper = printed.frame(1).set_index("network")[list(printed.TABLE1[0].errors)].T
+    paper = paper.rename(lambda name: f"paper {name.removeprefix('DenseNetBC-')}", axis=1)
+    columns = [paper.rename({paper: own for own, paper in COLUMNS.items()})]
+    for lineages in several:
+        means = summary(errors(lineages)).set_index("name")["mean"]
+        columns.append(means.rename(lineages.settings.profile.name))
+    table = pd.concat(columns, axis=1)
+    return table - table.loc["Teacher"] if relative else table
+
+
+def curves(lineages):
+    """Every epoch of every run: seed, name, and the columns of `Run.metrics`."""
+    runs = [(seed, run) for seed, chain in lineages.runs.items() for run in chain]
+    frames = [run.metrics.assign(seed=seed, name=run.spec.name) for seed, run in runs]
+    return pd.concat(frames, ignore_index=True)
+
+
+def provenance(lineages):
+    """Where numbers come from, in a line: network, data, seeds, hardware, precision, commit."""
+    runs = [run for chain in lineages.runs.values() for run in chain]
+    return sources_of(runs, lineages.network, lineages.runs)
+
+
+def sources_of(runs, network=None, seeds=None):
+    """The same for any finished runs; network: what to call them, by default their number."""
+    network = network or f"{len({run.spec.network for run in runs})} networks"
+    seeds = sorted({run.spec.seed for run in runs} if seeds is None else seeds)
+    in_a_row = len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1))
+    listed = f"{seeds[0]}-{seeds[-1]}" if in_a_row else ", ".join(map(str, seeds))
+    data = f"{runs[0].spec.dataset}, seed{'s' * (len(seeds) > 1)} {listed}"
+    where = f"{everywhere(runs, 'hardware')}, {everywhere(runs, 'precision')}"
+    return f"{network} on {data}; {where}; commit {everywhere(runs, 'commit')}"
+
+
+def everywhere(runs, name):
+    """All that the runs' environments say under a name such as "hardware"."""
+    environments = [environment for run in runs for environment in run.environments]
+    return ", ".join(sorted({str(environment[name]) for environment in environments}))
+
+
+def time_box(*several):
+    """A chapter's time box: run_minutes (of one process), run_hardware, and paper_pflop.
+
+    paper_pflop: the arithmetic of one generation of the paper's smallest DenseNet, 200 epochs of
+    50,000 images, with three passes of two operations.
+    """
+    chains = [chain for lineages in several for chain in lineages.runs.values()]
+    runs = list({run.run_id: run for chain in chains for run in chain}.values())
+    flops = 6 * printed.TABLE1[0].forward_gmacs * 1e9 * 50_000 * PROFILES["cifar100"].recipe.epochs
+    minutes = sum(run.results["seconds"] for run in runs) / 60
+    hardware = runs[0].environments[-1]["hardware"]
+    return {"run_minutes": minutes, "run_hardware": hardware, "paper_pflop": flops / 1e15}

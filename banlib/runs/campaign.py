@@ -1,0 +1,168 @@
+"""The evidence of `cifar100-lite`: what is trained for it, in the order in which it is useful.
+
+The rate first. RULE is how it is chosen; it was written before the search was run.
+"""
+
+import math
+
+from banlib.runs import lineage
+from banlib.runs.engines import train_missing
+from banlib.runs.recipe import CONTROLS, HALVED, PROFILES, RunSpec, Settings, named
+from banlib.runs.store import Store
+
+RULE = """\
+The teacher's learning rate is chosen before any student is trained, on
+images that the reported test set does not hold: the digits' development
+images, or fifty training images of each class of CIFAR-100. Starting from
+0.1, the paper's, the rate is doubled until the mean held-out error of the
+last epoch is lower no more; the rate before that is taken. If 0.2 is no
+better than 0.1, the rate is halved instead, likewise. Students inherit it."""
+
+START = 0.1
+PROFILE = PROFILES["cifar100-lite"]
+STEPS = ("rate", "controls", "compute", "generations", "objectives", "table 2", "longer")
+WHOLE = ("controls", "generations")  # steps whose lineages are recorded with all probabilities
+ALL, FEW, ONE = tuple(range(5)), (0, 1, 2), (0,)  # seeds
+DIGITS, DIGITS_SEEDS = PROFILES["digits"], tuple(range(16))  # its search costs minutes
+
+
+def choose_rate(error_at):
+    """(the rate by RULE, {rate: error, %} of all that were tried). error_at: rate -> error."""
+    tried = {START: error_at(START)}
+    for factor in (2, 0.5):
+        best, rate = START, START * factor
+        while tried.setdefault(rate, error_at(rate)) < tried[best]:
+            best, rate = rate, rate * factor
+        if best != START:
+            break
+    return best, dict(sorted(tried.items()))
+
+
+def search(profile, seeds, store=None, records=None, **how):
+    """`choose_rate` for a profile, training what store and records lack."""
+    store = store or Store()
+
+    def error_at(rate):
+        [specs] = lineage.rates(profile, [rate], seeds).values()
+        train(specs, {}, store, records or store, how)
+        runs = [place_of(spec.run_id, store, records).load(spec.run_id) for spec in specs]
+        mean = sum(run.results["test_error"] for run in runs) / len(runs)
+        print(f"{profile.name} rate {rate:g}: {mean:.2f} % of {len(runs)} seeds", flush=True)
+        return mean
+
+    return choose_rate(error_at)
+
+
+def obey(profile, seeds, store, records, how):
+    """RuntimeError if the profile's rate is not the one that the search finds."""
+    best, tried = search(profile, seeds, store, records, **how) if seeds else (None, {})
+    if best not in (None, profile.recipe.lr):
+        found = f"the rule chooses rate {best:g} of {tried}"
+        raise RuntimeError(f"{found}, {profile.name} has {profile.recipe.lr:g}: change it first")
+
+
+def searched(profile, records=lineage.RESULTS):
+    """{rate: [held-out error of each seed, %]} of a search that was recorded, by rate."""
+    found, wanted = {}, profile.recipe.model_dump(mode="json") | {"lr": None}
+    for record in Store(records).overview().values():
+        spec, names = record["spec"], (f"{profile.dataset}-dev", profile.network)
+        same = spec["recipe"] | {"lr": None} == wanted
+        if same and (spec["dataset"], spec["network"]) == names:
+            found.setdefault(spec["recipe"]["lr"], []).append(record["results"]["test_error"])
+    return dict(sorted(found.items()))
+
+
+def steps(table=()):
+    """{step: [RunSpec]} after the rate. table: the runs of the paper's table 2 at this size."""
+    network, names = PROFILE.network, list(CONTROLS)
+
+    def lineages(gens, seeds, times=1, controls=()):
+        recipe = PROFILE.recipe
+        longer = {"epochs": times * recipe.epochs}
+        longer["lr_milestones"] = tuple(times * epoch for epoch in recipe.lr_milestones)
+        profile = PROFILE._replace(recipe=recipe.model_copy(update=longer))
+        settings = Settings(profile, network, gens, seeds)
+        by_seed = lineage.controls(settings, controls).values()
+        chains = [*lineage.plan(settings).values(), *(specs.values() for specs in by_seed)]
+        return [spec for chain in chains for spec in chain]
+
+    def objectives(temperature):
+        chains = lineage.plan(Settings(PROFILE, network, 1, FEW)).values()
+        scaled = [HALVED, *({"objective": name} for name in ("teacher", "cwtm", "dkpp"))]
+        for teacher, student in chains:
+            yield teacher
+            for changes in scaled:
+                own = changes | {"temperature": temperature}
+                yield RunSpec(**student.model_dump() | own)
+
+    return {
+        "controls": lineages(1, ALL, controls=names[:3]),
+        "compute": lineages(0, FEW, times=2) + lineages(0, FEW, controls=names[3:]),
+        "generations": lineages(3, ALL),
+        "objectives": [*objectives(1.0), *objectives(4.0)],
+        "table 2": list(table),
+        "longer": lineages(3, ONE, times=3, controls=names[:1]),
+    }
+
+
+def run(
+    until=math.inf, jobs=None, only="auto", records=lineage.RESULTS, dry_run=False, table=(), **more
+):
+    """Train what the steps lack, copy it to records, and report: [{step, runs, finished}].
+
+    only: "auto", or names of STEPS separated by commas; table: see `steps`; more: store, and as for
+    `engines.train_missing`. A run in records is not trained again, unless it lacks its weights and
+    teaches one that is missing. OutOfTime comes after what is finished was copied.
+    """
+    wanted = STEPS if only == "auto" else only.split(",")
+    wanted = [named("step", name, STEPS) for name in wanted]
+    store, records = more.pop("store", None) or Store(), Store(records)
+    how, plans, report = {"until": until, "jobs": jobs} | more, steps(table), []
+    if not dry_run:
+        adopt(records, store)
+    if "rate" in wanted and not dry_run:
+        for profile, seeds in (DIGITS, DIGITS_SEEDS), (PROFILE, ONE):
+            obey(profile, seeds, store, records, how)
+    for step in (step for step in wanted if step != "rate"):
+        specs = {spec.run_id: spec for spec in plans[step]}
+        if not dry_run:
+            train(specs.values(), plans, store, records, how, step in WHOLE)
+        there = [key for key in specs if place_of(key, store, records)]
+        report.append({"step": step, "runs": len(specs), "finished": len(there)})
+    return report
+
+
+def train(specs, plans, store, records, how, whole=False):
+    """Train what is missing, and copy what is finished to records, however this ends.
+
+    Lineages with all probabilities if whole, else light; teachers with their weights.
+    """
+    teachers = {spec.teacher for plan in (*plans.values(), specs) for spec in plan}
+    missing = [
+        spec
+        for spec in specs
+        if not place_of(spec.run_id, store, *([] if spec.run_id in teachers else [records]))
+    ]
+    try:
+        for sentence in train_missing(missing, store, threads=1, **how):
+            print(sentence, flush=True)
+    finally:
+        for spec in specs:
+            key = spec.run_id
+            if place_of(key, store):
+                light = not whole or spec.name in CONTROLS
+                store.export(key, records.root, light=light, weights=key in teachers)
+
+
+def place_of(run_id, *stores):
+    """The first store that has the finished run, or None."""
+    return next((each for each in stores if each and each.status(run_id) == "finished"), None)
+
+
+def adopt(records, store):
+    """Take over runs that were recorded with their weights."""
+    for run_id in records.ids():
+        known = (records.folder(run_id) / "weights.safetensors").exists()
+        if known and not store.folder(run_id).exists():
+            store.root.mkdir(parents=True, exist_ok=True)
+            records.export(run_id, store.root, weights=True)

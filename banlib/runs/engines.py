@@ -1,0 +1,305 @@
+"""Engines that train the missing runs of a plan: in this process, or in processes side by side.
+
+A `Plan` hands out runs, each as soon as its teacher is finished; an engine takes them (`attend`).
+A worker, `python -m banlib.runs.engines`, reads runs from standard input, a line of JSON each, and
+answers in lines; at the end of its input, as when its parent died, it leaves.
+"""
+
+import contextlib
+import json
+import math
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from functools import cache, partial
+
+import torch
+from tqdm import tqdm
+
+from banlib.models import forward_macs
+from banlib.runs import fit, machine
+from banlib.runs.fit import OutOfTime
+from banlib.runs.recipe import RunSpec, named
+from banlib.runs.store import Store
+
+ENGINES = ("auto", "here", "processes")
+PATIENCE = 60  # seconds that a worker has to save its work when it is stopped
+BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+TOLD = (RuntimeError, ValueError, LookupError, OSError)  # errors that are sentences
+
+
+def train_missing(
+    specs,
+    store,
+    device="auto",
+    jobs=None,
+    threads=None,
+    progress=True,
+    until=math.inf,
+    engine="auto",
+    **how,
+):
+    """Train what the store lacks of `specs`, in which a teacher stands before its students.
+
+    jobs: how many side by side, see `default_jobs`; until: a time.monotonic() at which OutOfTime is
+    raised; how: see `fit.fit`. Returns a sentence for each failure, which names the runs that it
+    blocks; all others are trained.
+    """
+    named("engine", engine, ENGINES)
+    chosen = machine.choose_device(device)  # refused here, not in each run
+    missing = {spec.run_id: spec for spec in specs if store.status(spec.run_id) != "finished"}
+    jobs = max(1, min(jobs or default_jobs(threads, device), len(missing)))
+    here = engine == "here" or (engine == "auto" and jobs == 1)
+    plan = Plan(missing, until, by_cost=not here)
+    if here:
+        options = {"threads": threads, "progress": progress, "until": until} | how
+        attend(plan, lambda spec: outcome(spec, store, chosen, **options))
+        return plan.told()
+    if chosen.type == "cpu":
+        threads = threads or max(1, machine.cores() // jobs)
+    workers = [Worker(store, *place(n, device, chosen, threads), threads, how) for n in range(jobs)]
+    total = sum(plan.cost.values())
+    with tqdm(total=total, disable=not progress, file=sys.stderr, bar_format=BAR) as bar:
+        plan.watch = partial(show, bar, f"{jobs} workers on {chosen.type}")
+        plan.watch(plan)
+        side_by_side(plan, workers)
+    return plan.told()
+
+
+def default_jobs(threads, device):
+    """One for each core where runs use one thread on the CPU, one for each GPU; else one."""
+    if machine.choose_device(device).type == "cpu":
+        return machine.cores() if threads == 1 else 1
+    return torch.cuda.device_count() if str(device) in ("auto", "cuda") else 1
+
+
+class Plan:
+    """Runs to train, {run id: spec} in order; each can be taken once its teacher is finished.
+
+    by_cost: the costliest chain of students first, so that no worker is left alone with it at the
+    end; else in order.
+    """
+
+    def __init__(self, missing, until=math.inf, by_cost=False):
+        self.missing, self.until, self.by_cost = missing, until, by_cost
+        self.waiting, self.running, self.done = dict(missing), set(), set()
+        self.failures, self.blocked = {}, {}  # run id -> sentence, run id -> the failure's
+        self.changed, self.watch = threading.Condition(), lambda plan: None
+        macs = cache(forward_macs)
+        self.cost = {key: spec.recipe.epochs * macs(spec.network) for key, spec in missing.items()}
+        self.chain = dict(self.cost)
+        for key, spec in reversed(missing.items()):
+            if spec.teacher in missing:
+                longest = self.cost[spec.teacher] + self.chain[key]
+                self.chain[spec.teacher] = max(self.chain[spec.teacher], longest)
+
+    def take(self, last=None):
+        """The next run, when there is one; None when there is none to come. last: the taker's."""
+        with self.changed:
+            while self.waiting and time.monotonic() < self.until:
+                unfinished = self.waiting.keys() | self.running
+                ready = [spec for spec in self.waiting.values() if spec.teacher not in unfinished]
+                if ready:
+                    spec = max(ready, key=partial(self.rank, last)) if self.by_cost else ready[0]
+                    self.running.add(spec.run_id)
+                    return self.waiting.pop(spec.run_id)
+                self.changed.wait(1)
+
+    def rank(self, last, spec):
+        """By cost; then those whose teacher's answers are at hand."""
+        return self.chain[spec.run_id], last is not None and spec.teacher == last.teacher
+
+    def settle(self, spec, failure=None):
+        """What became of a run: None, a sentence, or OutOfTime."""
+        with self.changed:
+            self.running.discard(spec.run_id)
+            if isinstance(failure, OutOfTime):
+                self.until = -math.inf
+            elif failure is None:
+                self.done.add(spec.run_id)
+            else:
+                self.failures[spec.run_id] = failure
+                for key, student in list(self.waiting.items()):
+                    if student.teacher in self.failures | self.blocked:
+                        self.blocked[key] = self.blocked.get(student.teacher, student.teacher)
+                        del self.waiting[key]
+            self.changed.notify_all()
+            self.watch(self)
+
+    def told(self):
+        """A sentence for each failure. Raises OutOfTime if runs are left."""
+        sentences = []
+        for key, spec in self.missing.items():
+            names = [
+                self.missing[other].name for other in self.blocked if self.blocked[other] == key
+            ]
+            blocked = f" (blocked: {', '.join(names)})" if names else ""
+            if key in self.failures:
+                sentences.append(f"seed {spec.seed}: {self.failures[key]}{blocked}")
+        if len(self.done) + len(self.failures) + len(self.blocked) < len(self.missing):
+            trained = f"{len(self.done)} of {len(self.missing)} networks were trained"
+            kept = "finished epochs of the others are kept, start it again to go on"
+            raise OutOfTime("; ".join([f"time is up: {trained}, {kept}", *sentences]))
+        return sentences
+
+
+def show(bar, where, plan):
+    bar.set_description_str(f"{len(plan.done)} of {len(plan.missing)} runs, {where}", refresh=False)
+    bar.n = sum(plan.cost[key] for key in (*plan.done, *plan.failures, *plan.blocked))
+    bar.refresh()
+
+
+def attend(plan, train):
+    """Train what a plan has for this engine, or for this one of its workers."""
+    spec = None
+    while spec := plan.take(spec):
+        plan.settle(spec, train(spec))
+
+
+def outcome(spec, store, device, **options):
+    """None if the run is trained; else why not: a sentence, or OutOfTime."""
+    try:
+        fit.fit(spec, store, device, **options)
+    except OutOfTime as late:
+        return late
+    except Exception as error:  # one of many: the others go on
+        return str(error) if isinstance(error, TOLD) else f"{type(error).__name__}: {error}"
+
+
+def side_by_side(plan, workers):
+    """Each worker attends to the plan. However this ends, no process is left."""
+    threads = [
+        threading.Thread(target=attend, args=(plan, partial(worker.train, plan.until)), daemon=True)
+        for worker in workers
+    ]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    except BaseException:
+        plan.until = -math.inf
+        for worker in workers:
+            worker.stop()
+        for thread in threads:
+            if thread.ident:
+                thread.join(PATIENCE)
+        raise
+    finally:
+        for worker in workers:
+            worker.close()
+
+
+def place(number, device, chosen, threads):
+    """(environment, device) of a worker: with a GPU of its own where any would do."""
+    environment = {"OMP_NUM_THREADS": str(threads)} if threads else {}
+    if chosen.type == "cpu" or str(device) not in ("auto", "cuda"):
+        return environment, str(chosen)
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    names = [name for name in names if name] or range(torch.cuda.device_count())
+    return environment | {"CUDA_VISIBLE_DEVICES": str(names[number % len(names)])}, "cuda:0"
+
+
+class Worker:
+    """A process that trains one run after another; started, and started anew, when there is one."""
+
+    def __init__(self, store, environment, device, threads, how):
+        self.environment, self.process, self.stopped = environment, None, False
+        self.order = {"root": str(store.root), "device": device, "threads": threads, "how": how}
+
+    def train(self, until, spec):
+        """As `outcome`."""
+        what = f"{spec.network} {spec.name} (run {spec.run_id})"
+        seconds = None if until == math.inf else until - time.monotonic()
+        order = self.order | {"spec": spec.model_dump(mode="json"), "seconds": seconds}
+        try:
+            if self.process is None or self.process.poll() is not None:
+                self.start()
+            self.process.stdin.write(json.dumps(order) + "\n")
+            self.process.stdin.flush()
+            for line in self.process.stdout:
+                answer = json.loads(line)
+                if "warning" not in answer:
+                    return OutOfTime(answer["failure"]) if answer["late"] else answer["failure"]
+                warnings.warn(answer["warning"], stacklevel=2)
+        except BrokenPipeError:
+            pass
+        except OSError as error:
+            return f"{what}: no process could be started for it: {error}"
+        code = self.process.wait()
+        ended = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        why = "memory may have run out, try fewer jobs" if code == -9 else "see above"
+        return f"{what}: its process {ended} ({why}); start again to go on"
+
+    def start(self):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "banlib.runs.engines"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | self.environment,
+            start_new_session=True,  # the terminal's signals are for the parent
+        )
+        if self.stopped:
+            self.process.terminate()
+
+    def stop(self):
+        self.stopped = True
+        if self.process:
+            self.process.terminate()
+
+    def close(self):
+        if self.process:
+            with contextlib.suppress(OSError):
+                self.process.stdin.close()
+            try:
+                self.process.wait(PATIENCE)
+            finally:
+                self.process.kill()
+                self.process.stdout.close()
+
+
+def serve():
+    """A worker's life."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what prints does not disturb the answers
+    orders = queue.SimpleQueue()
+
+    def read():
+        for line in sys.stdin:
+            orders.put(json.loads(line))
+        os._exit(0)
+
+    def stop(number, frame):
+        signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    def tell(**answer):
+        answers.write(json.dumps(answer) + "\n")
+
+    warnings.showwarning = lambda message, *_: tell(warning=str(message))
+    signal.signal(signal.SIGTERM, stop)
+    threading.Thread(target=read, daemon=True).start()
+    code = 1
+    try:
+        while True:
+            order = orders.get()
+            until = math.inf if order["seconds"] is None else time.monotonic() + order["seconds"]
+            options = {"threads": order["threads"], "progress": False, "until": until}
+            run = RunSpec(**order["spec"]), Store(order["root"]), order["device"]
+            failure = outcome(*run, **options, **order["how"])
+            late = isinstance(failure, OutOfTime)
+            tell(late=late, failure=str(failure) if late else failure)
+    except KeyboardInterrupt:
+        code = OutOfTime.exit_code
+    finally:
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,184 @@
+"""A lineage: the teacher, BAN-1 taught by it, BAN-2 taught by BAN-1, and so on (section 2.1).
+
+`plan` says which runs that is, before anything is trained; `raise_lineages` trains what is missing.
+"""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from banlib import loop
+from banlib.runs import datasets, engines
+from banlib.runs.recipe import CONTROLS, PROFILES, Profile, RunSpec, Settings
+from banlib.runs.store import Store
+from banlib.runs.work import RunDamaged
+
+HERE = Path(__file__).parents[1]
+# the measured runs that ship with the book: in the package, or beside it in a checkout
+RESULTS = HERE / "results" if (HERE / "results").is_dir() else HERE.parent / "results"
+
+
+@dataclass(frozen=True)
+class Lineages:
+    """Finished lineages of one network: runs[seed] is [teacher, BAN-1, ...]."""
+
+    settings: Settings
+    runs: dict
+
+    @property
+    def network(self):
+        return self.settings.network
+
+    def labels(self):
+        """The test labels, int64 [images], in the order of the runs' probabilities."""
+        return next(iter(self.runs.values()))[0].labels
+
+
+def plan(settings, objective="label+teacher", temperature=1.0):
+    """{seed: [RunSpec of the teacher, of BAN-1, ...]}, each of which names its teacher's run id.
+
+    objective, temperature: the students'.
+    """
+    profile = settings.profile
+    common = {"network": settings.network, "dataset": profile.dataset, "recipe": profile.recipe}
+    common["dataset_digest"] = datasets.facts(profile.dataset).digest
+    taught = {"objective": objective, "temperature": temperature}
+
+    def spec(seed, generation, teacher):
+        own = taught | {"teacher": teacher.run_id} if teacher else {}
+        return RunSpec(**common, seed=seed, generation=generation, **own)
+
+    def lineage(seed):
+        return loop.born_again(lambda *student: spec(seed, *student), settings.gens)
+
+    return {seed: lineage(seed) for seed in settings.seeds}
+
+
+def controls(settings, names=tuple(CONTROLS)):
+    """{control: {seed: RunSpec}}: from BAN-1's own initial weights, with its order and views.
+
+    A control that is trained on labels alone has no teacher; the others have BAN-1's.
+    """
+    students = {seed: chain[1] for seed, chain in plan(settings._replace(gens=1)).items()}
+
+    def control(spec, changes):
+        alone = {"teacher": None} if changes["objective"] == "label" else {}
+        return RunSpec(**spec.model_dump() | changes | alone)
+
+    return {
+        name: {seed: control(spec, CONTROLS[name]) for seed, spec in students.items()}
+        for name in names
+    }
+
+
+def rates(profile, tried, seeds):
+    """{rate: [RunSpec]} of the profile's teacher at each of the rates, tested on held-out ones."""
+    specs = {}
+    for rate in tried:
+        recipe = profile.recipe.model_copy(update={"lr": rate})
+        held_out = profile._replace(dataset=f"{profile.dataset}-dev", recipe=recipe)
+        chains = plan(Settings(held_out, profile.network, 0, seeds))
+        specs[rate] = [teacher for (teacher,) in chains.values()]
+    return specs
+
+
+def raise_lineages(
+    settings,
+    device="auto",
+    jobs=None,
+    store=None,
+    progress=True,
+    objective="label+teacher",
+    temperature=1.0,
+    **how,
+):
+    """Train what the store lacks of the plan; returns `Lineages`. jobs, how: `train_missing`'s.
+
+    The teachers are the same for all objectives and temperatures. A failure lets the other runs
+    finish and is raised at the end, as RuntimeError.
+    """
+    store = store or Store()
+    chains = plan(settings, objective, temperature).values()
+    train(
+        [spec for chain in chains for spec in chain], settings, store, device, jobs, progress, how
+    )
+    return load_lineages(settings, store, objective, temperature)
+
+
+def raise_controls(
+    settings, device="auto", jobs=None, store=None, progress=True, names=tuple(CONTROLS), **how
+):
+    """{control: {seed: Run}}, as `raise_lineages`."""
+    store, chains = store or Store(), plan(settings._replace(gens=0)).values()
+    specs = controls(settings, names)
+    teachers = [teacher for (teacher,) in chains]
+    students = [spec for by_seed in specs.values() for spec in by_seed.values()]
+    train(teachers + students, settings, store, device, jobs, progress, how)
+    return {
+        name: {seed: store.load(spec.run_id) for seed, spec in by_seed.items()}
+        for name, by_seed in specs.items()
+    }
+
+
+def train(specs, settings, store, device, jobs, progress, how):
+    options = device, jobs, settings.profile.threads, progress
+    if failures := engines.train_missing(specs, store, *options, **how):
+        raise RuntimeError("; ".join(failures))
+
+
+def load_lineages(settings, store=None, objective="label+teacher", temperature=1.0):
+    """The lineages of a plan from the store alone; RunMissing if a run was never trained."""
+    store, plans = store or Store(), plan(settings, objective, temperature)
+    runs = {seed: [store.load(spec.run_id) for spec in specs] for seed, specs in plans.items()}
+    return Lineages(settings, runs)
+
+
+def recorded(store=None):
+    """The lineages in a store, by default of the records in results/: `Lineages`, longest first.
+
+    Runs belong together if they differ in seed and generation alone. A light record belongs to
+    none; a damaged run is named in a warning and left out.
+    """
+    runs, groups = whole(store or Store(RESULTS)), {}
+    for run in runs.values():
+        chain = [run]
+        while (teacher := chain[0].spec.teacher) in runs:
+            chain.insert(0, runs[teacher])
+        spec = run.spec
+        alike = {(each.spec.network, each.spec.dataset, each.spec.recipe) for each in chain}
+        if spec.generation == len(chain) - 1 and len(alike) == 1:
+            key = *alike.pop(), spec.objective, spec.temperature, spec.weights
+            lineage = groups.setdefault(key, {})
+            lineage[spec.seed] = max(lineage.get(spec.seed, []), chain, key=len)
+    found = []
+    for (network, dataset, recipe, *_), seeds in groups.items():
+        gens, seeds = max(map(len, seeds.values())) - 1, dict(sorted(seeds.items()))
+        settings = Settings(profile_of(dataset, network, recipe), network, gens, tuple(seeds))
+        found.append(Lineages(settings, seeds))
+    # A teacher alone is a group of its own, by its objective: it stays if nobody learned from it.
+    taught = {run.spec.teacher for run in runs.values()}
+    found = [
+        lineages
+        for lineages in found
+        if lineages.settings.gens or any(c[0].run_id not in taught for c in lineages.runs.values())
+    ]
+    return sorted(found, key=lambda lineages: -lineages.settings.gens)
+
+
+def whole(store):
+    """{run id: Run} of all finished runs that can be read and are not light."""
+    runs = {}
+    for run_id in (run_id for run_id in store.ids() if store.folder(run_id).exists()):
+        try:
+            run = store.load(run_id)
+            runs |= {} if run.light else {run_id: run}
+        except RunDamaged as damage:
+            mend = f"restore it, or `banlib runs rm {run_id}`"
+            warnings.warn(f"{damage}; it is left out: {mend}", stacklevel=3)
+    return runs
+
+
+def profile_of(dataset, network, recipe):
+    """The profile that trains with this dataset and recipe, or a nameless one."""
+    same = (each for each in PROFILES.values() if (each.dataset, each.recipe) == (dataset, recipe))
+    return next(same, Profile("own", dataset, network, recipe, 0, 1, None))
