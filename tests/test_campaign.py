@@ -4,12 +4,12 @@ import time
 
 import pytest
 
-from banlib.runs import campaign, engines
+from banlib.runs import campaign, engines, fit
 from banlib.runs.campaign import choose_rate, steps
 from banlib.runs.fit import OutOfTime
 from banlib.runs.recipe import PROFILES, Profile, generation_name
 from banlib.runs.store import Store
-from conftest import recipe
+from conftest import interrupted_in, recipe, tiny_spec
 
 SMALL = Profile("tiny", "digits", "DenseNetBC-10-4", recipe(epochs=2, lr_milestones=(1,), test_every=2), 3, 1, 1)
 
@@ -84,6 +84,19 @@ def test_a_later_session_takes_over_what_was_recorded_and_goes_on(small, tmp_pat
     assert trained == [("BAN-2", 0), ("BAN-3", 0), ("BAN-2", 1), ("BAN-3", 1)]
     assert run("controls,generations", records, store=second)[0]["finished"] == 10 and len(trained) == 4
     assert len(kept.ids()) == 14
+
+
+def test_a_run_under_way_goes_on_in_a_later_session(tmp_path):
+    first, second, records = (Store(tmp_path / name) for name in ("first", "second", "records"))
+    spec = tiny_spec()
+    with interrupted_in(3):
+        fit.fit(spec, first, "cpu", progress=False)
+    campaign.keep(spec.run_id, first, records)
+    campaign.adopt(records, second)
+    assert second.status(spec.run_id) == "live"
+    assert len(fit.fit(spec, second, "cpu", progress=False).environments) == 2, "two starts, not one from the beginning"
+    campaign.keep(spec.run_id, second, records)
+    assert not list((records.root / campaign.UNFINISHED).iterdir())
 
 
 def test_a_rehearsal_makes_nothing(small, tmp_path):

@@ -6,8 +6,6 @@ from functools import partial
 
 import pytest
 import torch
-from children import outcome
-from conftest import interrupted_in, recipe, tiny_spec
 
 from banlib import loop, models, teachers
 from banlib.objectives import objective_loss
@@ -15,6 +13,8 @@ from banlib.runs import accelerate, datasets, fit, machine
 from banlib.runs.machine import Numerics
 from banlib.runs.store import Store
 from banlib.views import Augmented, draw_epoch
+from children import outcome
+from conftest import interrupted_in, recipe, tiny_spec
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")

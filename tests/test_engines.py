@@ -65,7 +65,7 @@ def test_a_run_can_be_taken_as_soon_as_its_own_teacher_is_finished():
     assert plan.take() == specs[1]
     plan.settle(specs[1])
     plan.settle(second)
-    assert plan.take() == specs[3] and plan.take.__self__.waiting == {}
+    assert plan.take() == specs[3] and plan.waiting == {}
 
 
 def test_the_costliest_chain_is_first():
@@ -125,12 +125,6 @@ def test_two_processes_give_the_bits_of_one_and_say_how_far_they_are(here, tmp_p
     said = capsys.readouterr().err
     assert "0 of 4 runs, 2 workers on cpu" in said and "4 of 4 runs" in said
     assert train_missing(specs, store, "cpu", 2, 1) == [] and train_missing([], store) == []
-
-
-def test_one_process_beside_this_one(here, tmp_path):
-    store = Store(tmp_path / "runs")
-    assert train_missing(here[1][:1], store, "cpu", 1, 1, False, engine="processes") == []
-    assert outcome(store.load(here[1][0].run_id)) == outcome(here[0].load(here[1][0].run_id))
 
 
 def test_unknown_engines_and_devices_are_refused_before_anything_is_made(tmp_path):
@@ -277,6 +271,11 @@ def command(pid):
     return b""
 
 
+def shared(pid):
+    """Whether a process has anything in /dev/shm, which nobody would remove after a kill."""
+    return "/dev/shm" in Path(f"/proc/{pid}/maps").read_text()
+
+
 def wait_for(condition, seconds=120):
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -291,43 +290,35 @@ def in_training(store):
     return sorted(path.stem for path in store.root.glob("locks/*.json"))
 
 
-def test_a_killed_worker_is_named_with_its_run_and_the_others_go_on(parent, store):
-    long, shorts = lineages(LONG, (9,)), lineages(SHORT, (0, 1))
-    process = parent([*long, *shorts])
-    wait_for(lambda: long[0].run_id in in_training(store))
-    holder = json.loads((store.root / "locks" / f"{long[0].run_id}.json").read_text())["process"]
-    assert holder in workers_of(process.pid)
-    os.kill(holder, signal.SIGKILL)
+def test_killed_workers_are_named_with_their_runs_and_new_ones_take_the_rest(parent, store):
+    """Both of them, in their first runs."""
+    longs, shorts = [lineages(LONG, (seed,)) for seed in (8, 9)], lineages(SHORT, (0, 1))
+    process = parent([*longs[0], *longs[1], *shorts])
+    for long, _ in longs:
+        wait_for(lambda long=long: long.run_id in in_training(store))
+        holder = json.loads((store.root / "locks" / f"{long.run_id}.json").read_text())["process"]
+        assert holder in workers_of(process.pid)
+        os.kill(holder, signal.SIGKILL)
     out, err = process.communicate(timeout=120)
-    [sentence] = json.loads(out)
-    assert sentence == (f"seed 9: DenseNetBC-10-4 Teacher (run {long[0].run_id}): its process was killed by signal 9 "
-                        "(memory may have run out, try fewer jobs); start again to go on (blocked: BAN-1)")  # fmt: skip
+    assert json.loads(out) == [
+        f"seed {seed}: DenseNetBC-10-4 Teacher (run {long.run_id}): its process was killed by signal 9 "
+        "(memory may have run out, try fewer jobs); start again to go on (blocked: BAN-1)"
+        for seed, (long, _) in zip((8, 9), longs, strict=True)
+    ]
     assert {store.status(spec.run_id) for spec in shorts} == {"finished"} and process.returncode == 0
     assert "resource_tracker" not in err and "Traceback" not in err
 
 
-def test_after_a_kill_a_new_worker_takes_the_rest(parent, store):
-    """With both workers killed in their first runs."""
-    longs, shorts = lineages(LONG, (8, 9), 0), lineages(SHORT, (0, 1), 0)
-    process = parent([*longs, *shorts])
-    for long in longs:
-        wait_for(lambda long=long: long.run_id in in_training(store))
-        os.kill(json.loads((store.root / "locks" / f"{long.run_id}.json").read_text())["process"], signal.SIGKILL)
-    out, _ = process.communicate(timeout=120)
-    assert len(json.loads(out)) == 2 and {store.status(spec.run_id) for spec in shorts} == {"finished"}
-
-
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
 def test_workers_of_a_dead_parent_leave_within_seconds(parent, store, number):
-    before, specs = set(os.listdir("/dev/shm")), lineages(LONG)
+    specs = lineages(LONG)
     process = parent(specs)
     wait_for(lambda: len(in_training(store)) == 2)
     workers = workers_of(process.pid)
-    assert len(workers) == 2
+    assert len(workers) == 2 and not any(shared(pid) for pid in (*workers, process.pid))
     process.send_signal(number)
     process.wait()
     wait_for(lambda: not any(b"banlib" in command(pid) for pid in workers), 5)
-    assert set(os.listdir("/dev/shm")) <= before | {name for name in os.listdir("/dev/shm") if "banlib" not in name}
     for spec in (specs[0], specs[2]):
         with store.claim(spec):  # free at once
             pass
@@ -335,7 +326,6 @@ def test_workers_of_a_dead_parent_leave_within_seconds(parent, store, number):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_of_the_parent_saves_the_work_of_all(parent, store, number):
-    before = set(os.listdir("/dev/shm"))
     specs = lineages(LONG)
     process = parent(specs)
     wait_for(lambda: len(in_training(store)) == 2)
@@ -346,9 +336,8 @@ def test_a_stop_of_the_parent_saves_the_work_of_all(parent, store, number):
     assert process.returncode == 75 and out == "" and not any(b"banlib" in command(pid) for pid in workers)
     assert "Traceback" not in err and "resource_tracker" not in err and "leaked" not in err
     for spec in (specs[0], specs[2]):
-        [point] = store.folder(spec.run_id, "live").glob("resume-*")
+        point, *_ = sorted(store.folder(spec.run_id, "live").glob("resume-*"))[::-1]
         assert int(point.name.split("-")[1]) > 1
-    assert set(os.listdir("/dev/shm")) <= before
 
 
 def test_a_stop_in_the_first_moments_leaves_nothing_running(parent):

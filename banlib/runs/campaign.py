@@ -4,11 +4,13 @@ The rate first. RULE is how it is chosen; it was written before the search was r
 """
 
 import math
+import shutil
 
 from banlib.runs import lineage
 from banlib.runs.engines import train_missing
 from banlib.runs.recipe import CONTROLS, HALVED, PROFILES, RunSpec, Settings, named
 from banlib.runs.store import Store
+from banlib.runs.work import resume_points
 
 RULE = """\
 The teacher's learning rate is chosen before any student is trained, on
@@ -21,6 +23,7 @@ better than 0.1, the rate is halved instead, likewise. Students inherit it."""
 START = 0.1
 PROFILE = PROFILES["cifar100-lite"]
 STEPS = ("rate", "controls", "compute", "generations", "objectives", "table 2", "longer")
+UNFINISHED = "unfinished"  # folder of records: the resume points that a later session goes on from
 WHOLE = ("controls", "generations")  # steps whose lineages are recorded with all probabilities
 ALL, FEW, ONE = tuple(range(5)), (0, 1, 2), (0,)  # seeds
 DIGITS, DIGITS_SEEDS = PROFILES["digits"], tuple(range(16))  # its search costs minutes
@@ -152,6 +155,7 @@ def train(specs, plans, store, records, how, whole=False):
             if place_of(key, store):
                 light = not whole or spec.name in CONTROLS
                 store.export(key, records.root, light=light, weights=key in teachers)
+            keep(key, store, records)
 
 
 def place_of(run_id, *stores):
@@ -159,8 +163,21 @@ def place_of(run_id, *stores):
     return next((each for each in stores if each and each.status(run_id) == "finished"), None)
 
 
+def keep(run_id, store, records):
+    """Copy the newest resume point of a run under way to records; drop it when it is finished."""
+    target, live = records.root / UNFINISHED / run_id, store.folder(run_id, "live")
+    points = resume_points(live) if live.is_dir() and not place_of(run_id, store) else []
+    shutil.rmtree(target, ignore_errors=True)
+    for point in points[:1]:
+        target.mkdir(parents=True)
+        shutil.copy(point, target)
+
+
 def adopt(records, store):
-    """Take over runs that were recorded with their weights."""
+    """Take over runs that were recorded with their weights, and those that were under way."""
+    for kept in sorted((records.root / UNFINISHED).glob("*")):
+        if store.status(kept.name) == "missing":
+            shutil.copytree(kept, store.folder(kept.name, "live"))
     for run_id in records.ids():
         known = (records.folder(run_id) / "weights.safetensors").exists()
         if known and not store.folder(run_id).exists():

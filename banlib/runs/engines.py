@@ -23,11 +23,13 @@ from tqdm import tqdm
 
 from banlib.models import forward_macs
 from banlib.runs import fit, machine
+from banlib.runs.datasets import facts
 from banlib.runs.fit import OutOfTime
 from banlib.runs.recipe import RunSpec, named
 from banlib.runs.store import Store
 
 ENGINES = ("auto", "here", "processes")
+BRIEF = 50_000  # images to train on in all: for fewer, starting workers takes longer than it saves
 PATIENCE = 60  # seconds that a worker has to save its work when it is stopped
 BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
 TOLD = (RuntimeError, ValueError, LookupError, OSError)  # errors that are sentences
@@ -53,7 +55,9 @@ def train_missing(
     named("engine", engine, ENGINES)
     chosen = machine.choose_device(device)  # refused here, not in each run
     missing = {spec.run_id: spec for spec in specs if store.status(spec.run_id) != "finished"}
-    jobs = max(1, min(jobs or default_jobs(threads, device), len(missing)))
+    work = sum(spec.recipe.epochs * facts(spec.dataset).images for spec in missing.values())
+    jobs = jobs or (default_jobs(threads, device) if work > BRIEF else 1)
+    jobs = max(1, min(jobs, len(missing)))
     here = engine == "here" or (engine == "auto" and jobs == 1)
     plan = Plan(missing, until, by_cost=not here)
     if here:
@@ -63,11 +67,7 @@ def train_missing(
     if chosen.type == "cpu":
         threads = threads or max(1, machine.cores() // jobs)
     workers = [Worker(store, *place(n, device, chosen, threads), threads, how) for n in range(jobs)]
-    total = sum(plan.cost.values())
-    with tqdm(total=total, disable=not progress, file=sys.stderr, bar_format=BAR) as bar:
-        plan.watch = partial(show, bar, f"{jobs} workers on {chosen.type}")
-        plan.watch(plan)
-        side_by_side(plan, workers)
+    side_by_side(plan, workers, progress, f"{jobs} workers on {chosen.type}")
     return plan.told()
 
 
@@ -89,7 +89,7 @@ class Plan:
         self.missing, self.until, self.by_cost = missing, until, by_cost
         self.waiting, self.running, self.done = dict(missing), set(), set()
         self.failures, self.blocked = {}, {}  # run id -> sentence, run id -> the failure's
-        self.changed, self.watch = threading.Condition(), lambda plan: None
+        self.changed = threading.Condition()
         macs = cache(forward_macs)
         self.cost = {key: spec.recipe.epochs * macs(spec.network) for key, spec in missing.items()}
         self.chain = dict(self.cost)
@@ -129,7 +129,6 @@ class Plan:
                         self.blocked[key] = self.blocked.get(student.teacher, student.teacher)
                         del self.waiting[key]
             self.changed.notify_all()
-            self.watch(self)
 
     def told(self):
         """A sentence for each failure. Raises OutOfTime if runs are left."""
@@ -146,12 +145,6 @@ class Plan:
             kept = "finished epochs of the others are kept, start it again to go on"
             raise OutOfTime("; ".join([f"time is up: {trained}, {kept}", *sentences]))
         return sentences
-
-
-def show(bar, where, plan):
-    bar.set_description_str(f"{len(plan.done)} of {len(plan.missing)} runs, {where}", refresh=False)
-    bar.n = sum(plan.cost[key] for key in (*plan.done, *plan.failures, *plan.blocked))
-    bar.refresh()
 
 
 def attend(plan, train):
@@ -171,17 +164,24 @@ def outcome(spec, store, device, **options):
         return str(error) if isinstance(error, TOLD) else f"{type(error).__name__}: {error}"
 
 
-def side_by_side(plan, workers):
+def side_by_side(plan, workers, progress, where):
     """Each worker attends to the plan. However this ends, no process is left."""
     threads = [
         threading.Thread(target=attend, args=(plan, partial(worker.train, plan.until)), daemon=True)
         for worker in workers
     ]
+    shown = {"disable": not progress, "file": sys.stderr, "bar_format": BAR}
+    shown |= {"mininterval": 0.5 if sys.stderr.isatty() else 10, "total": sum(plan.cost.values())}
     try:
         for thread in threads:
             thread.start()
-        for thread in threads:
-            thread.join()
+        with tqdm(**shown) as bar:
+            while any(thread.is_alive() for thread in threads):
+                show(plan, bar, where)
+                for thread in threads:
+                    thread.join(0.2)
+            show(plan, bar, where)
+            bar.refresh()
     except BaseException:
         plan.until = -math.inf
         for worker in workers:
@@ -193,6 +193,12 @@ def side_by_side(plan, workers):
     finally:
         for worker in workers:
             worker.close()
+
+
+def show(plan, bar, where):
+    bar.set_description_str(f"{len(plan.done)} of {len(plan.missing)} runs, {where}", refresh=False)
+    settled = [*plan.done, *plan.failures, *plan.blocked]
+    bar.update(sum(plan.cost[key] for key in settled) - bar.n)
 
 
 def place(number, device, chosen, threads):
@@ -277,6 +283,10 @@ def serve():
 
     def stop(number, frame):
         signal.signal(number, signal.SIG_IGN)
+        fit.last_moment = -math.inf
+        while frame := frame.f_back:  # an import may catch what is raised in it
+            if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+                os._exit(OutOfTime.exit_code)
         raise KeyboardInterrupt
 
     def tell(**answer):
@@ -287,7 +297,7 @@ def serve():
     threading.Thread(target=read, daemon=True).start()
     code = 1
     try:
-        while True:
+        while fit.last_moment > 0:
             order = orders.get()
             until = math.inf if order["seconds"] is None else time.monotonic() + order["seconds"]
             options = {"threads": order["threads"], "progress": False, "until": until}

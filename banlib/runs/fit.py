@@ -32,6 +32,7 @@ EXPLODED = 50  # a loss this many times that of guessing is divergence, long bef
 NO_MEMORY = re.compile("allocate memory|out of memory|not enough memory|bad.?alloc", re.I)
 SAME = ("hardware", "device", "precision", "layout", "threads", "torch", "teacher", "accelerate")
 
+last_moment = math.inf  # a time.monotonic() at which every run here stops, as with `until`
 _turn = threading.Lock()
 tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a killed process leaves behind
 
@@ -287,7 +288,7 @@ def watched(what, numerics, device, until):
     """The context of each forward pass, of student and teacher: the clock is looked at there."""
 
     def autocast():
-        if time.monotonic() > until:
+        if time.monotonic() > min(until, last_moment):
             raise OutOfTime(f"{what} is not finished")
         return numerics.autocast(device)
 

@@ -28,6 +28,7 @@ from banlib.runs.work import RunDamaged, Work, read_json
 RECORD, METRICS, WEIGHTS = "run.json", "metrics.jsonl", "weights.safetensors"
 WHOLE, LIGHT = "probabilities.safetensors", "predictions.safetensors"  # a run has one of them
 FILES = (RECORD, METRICS, WEIGHTS, WHOLE)
+CHECKED = (*FILES, LIGHT)
 # what they hold: name -> dtype, dimensions; a light record's classes are uint8 where 256 are enough
 SHARES = {"true_probability": ("float16", 1), "confidence": ("float16", 1)}
 OUTPUTS = [SHARES | {"predicted": (kind, 1), "labels": (kind, 1)} for kind in ("uint8", "int32")]
@@ -183,7 +184,7 @@ class Store:
             return "diverged"
         return "live" if live.exists() else "missing"
 
-    def problems(self, run_id, names=(*FILES, LIGHT)):
+    def problems(self, run_id, names=CHECKED):
         """What is wrong with a finished run, a sentence each; empty if all is as committed.
 
         names: files whose every byte is checked.

@@ -363,9 +363,9 @@ finally:
     (folder / "saved").touch()
 """
     write_chapter(root, "01_teacher", "# One", PARAMETERS, wait)
-    command = [sys.executable, "-m", "banlib", "book", "--no-render"]
-    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               env=os.environ | {"PYTHONPATH": str(book.PACKAGE.parent)})  # fmt: skip
+    program = f"from banlib import book, cli; book.find_root = lambda root=None: book.Path({str(root)!r}); "
+    command = [sys.executable, "-c", program + "cli.main(['book', '--no-render'])"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         while not (tmp_path / "begun").exists():
             assert process.poll() is None, process.stderr.read()
