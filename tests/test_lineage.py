@@ -211,4 +211,5 @@ def test_the_records_in_the_repository_are_whole():
     store = Store(lineage.RESULTS)
     for run_id in store.ids():
         assert store.problems(run_id) == []
-    assert sum(len(runs) for lineages in recorded() for runs in lineages.runs.values()) >= len(store.ids())
+    whole = [run_id for run_id in store.ids() if not store.load(run_id).light]
+    assert whole and sum(len(runs) for lineages in recorded() for runs in lineages.runs.values()) >= len(whole)

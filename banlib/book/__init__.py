@@ -284,7 +284,8 @@ def run_jupyter_book(root, source):
     shutil.rmtree(new, ignore_errors=True)
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
     command += [source, "--path-output", new, "--all", "-W", "-n", "--keep-going", "-q"]
-    own = kernel.environment(root / "_build/config") | {"NO_COLOR": "1", "PYTHONUTF8": "1"}
+    own = kernel.environment(root / "_build/config", PACKAGE.parent)
+    own |= {"NO_COLOR": "1", "PYTHONUTF8": "1"}
     result = subprocess.run(command, cwd=source, env=os.environ | own, capture_output=True)
     text = re.sub(r"\x1b\[[0-9;]*m", "", (result.stdout + result.stderr).decode(errors="replace"))
     write_atomically(log, text.encode())

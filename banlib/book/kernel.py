@@ -14,14 +14,16 @@ from nbclient.exceptions import DeadKernelError
 from banlib.runs.disk import home
 
 UNSET = ("MATPLOTLIBRC", "PYTHONSTARTUP", "PYTHONWARNINGS", "PYTHONOPTIMIZE", "PYTHONINSPECT")
+LIBRARY = Path(__file__).parents[2]  # where this banlib is imported from
 BRACES = str.maketrans({"{": "{{", "}": "}}"})  # papermill fills {names} in paths
 PATIENCE = 10  # seconds that a stopped chapter has to save its training
 
 
-def environment(config):
+def environment(config, library=LIBRARY):
     """Variables for a kernel or the renderer, which run elsewhere: this banlib, its store.
 
-    config: a folder in place of the reader's IPython profile, startup files and matplotlibrc.
+    config: a folder in place of the reader's IPython profile, startup files and matplotlibrc;
+    library: where to import banlib from.
     """
     (config / "ipython").mkdir(parents=True, exist_ok=True)
     variables = dict.fromkeys(UNSET, "") | {"BANLIB_HOME": str(home())}
@@ -30,7 +32,7 @@ def environment(config):
     if data := os.environ.get("BANLIB_DATA"):
         variables["BANLIB_DATA"] = os.path.abspath(data)
     paths = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    paths = [Path(__file__).parents[2], *map(os.path.abspath, paths)]
+    paths = [library, *map(os.path.abspath, paths)]
     return variables | {"PYTHONPATH": os.pathsep.join(map(str, paths))}
 
 
