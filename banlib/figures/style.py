@@ -15,6 +15,10 @@ SHADES = {"BAN-1": 0, "BAN-2": 1, "BAN-3": 2, "Ens*2": 4, "Ens*3": 3, "averaged"
 SHADES |= {"label+teacher": 0, "teacher": 1, "cwtm": 2, "dkpp": 4, "raised by the teacher": 0}
 COLORS = {name: PALETTE[number] for name, number in SHADES.items()} | {"Teacher": DARK}
 ERROR = "test error, %"
+# Tokens: inside the rendered page the builder turns them into the theme's text and background.
+INK, PAPER = "#1f2328", "#fefefe"
+FONTS = ["DejaVu Sans", "Bitstream Vera Sans", "Verdana", "sans-serif"]  # of one width
+SVG = {"svg.fonttype": "none", "svg.hashsalt": "banlib", "font.sans-serif": FONTS}
 
 
 def style():
