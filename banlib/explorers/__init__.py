@@ -1,105 +1,95 @@
-"""Explorers: figures with sliders that a reader moves with and without a kernel.
+"""Explorers: figures that a reader plays with, on the rendered page as in Jupyter.
 
-One drawing function has two layers: in Jupyter, ipywidgets redraw it with the kernel; on the
-rendered page a few lines of JavaScript turn over frames drawn beforehand.
+Each function returns an `Explorer`, which shows itself as the last expression of a cell. number:
+the figure's ("2.3"); caption, alt, source: text; alt describes the static picture.
 """
 
-import base64
-import html
-import io
-import itertools
-import json
-import math
-import uuid
-from pathlib import Path
+from banlib import ensemble as metrics
+from banlib.explorers import data, stills
+from banlib.explorers.explorer import Explorer as Explorable
+from banlib.explorers.explorer import page_script
+from banlib.explorers.frames import Explorer
+from banlib.explorers.live import Training
+from banlib.figures.style import color
+from banlib.teachers import share
 
-import ipywidgets
-import matplotlib.pyplot as plt
-
-MOST_FRAMES = 64  # the page carries every frame; more would make it heavy
+__all__ = ["Explorer", "page_script"]
+LEDGER = ("table", "network", "column", "paper", "dataset", "measured", "verdict")
 
 
-class Explorer:
-    """A figure with sliders. Displaying it gives both layers; the front end takes the one it can.
+def generations(number, several, caption, alt, source="", controls=None):
+    """Test error by generation, ours beside the paper's (chapter 2).
 
-    draw(**values) -> Figure; describe(**values) -> its alt text; choices: {name: list of values};
-    start: {name: value} shown first (default: the last of each). Raises ValueError if there are
-    more than 64 combinations or an empty choice.
+    several: `Lineages`, the first is shown first; controls: its {name: {seed: Run}}.
     """
-
-    def __init__(self, draw, describe, choices, start=None):
-        count = math.prod(map(len, choices.values()))
-        if not 1 <= count <= MOST_FRAMES:
-            expected = f"an explorer draws 1 to {MOST_FRAMES} frames"
-            raise ValueError(f"{expected}, got {count}: offer fewer values")
-        self.draw, self.describe, self.choices = draw, describe, choices
-        self.start = {name: values[-1] for name, values in choices.items()} | (start or {})
-
-    def frame(self, values):
-        """(alt text, PNG bytes)."""
-        return self.describe(**values), png(self.draw(**values))
-
-    def page(self):
-        """The kernel-free layer as HTML: labelled range inputs, an image, and the frames."""
-        combinations = itertools.product(*self.choices.values())  # the last slider turns fastest
-        choices = [dict(zip(self.choices, values, strict=True)) for values in combinations]
-        frames = [(alt, base64.b64encode(raw).decode()) for alt, raw in map(self.frame, choices)]
-        texts = [list(map(str, values)) for values in self.choices.values()]
-        data = json.dumps({"choices": texts, "frames": frames}).replace("<", r"\u003c")
-        alt, raw = frames[choices.index(self.start)]
-        return mounted(
-            "figure",
-            "explorer",
-            "explorer.js",
-            f'<div class="explorer-sliders">{"".join(map(self._slider, self.choices))}</div>'
-            f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{raw}"><noscript>The '
-            "sliders need JavaScript; the picture shows their starting position.</noscript>"
-            f'<script type="application/json">{data}</script>',
-        )
-
-    def _slider(self, name):
-        values, start = self.choices[name], self.start[name]
-        limits = f'min="0" max="{len(values) - 1}" step="1" value="{values.index(start)}"'
-        limits += " disabled" if len(values) == 1 else ""
-        output = f"<output>{html.escape(str(start))}</output>"
-        return f'<label>{html.escape(name)} <input type="range" {limits}> {output}</label> '
-
-    def widget(self):
-        """The Jupyter layer: bounded sliders over the same drawing function."""
-        sliders, picture = {}, ipywidgets.Image(format="png")
-
-        def show(change=None):
-            values = {name: slider.value for name, slider in sliders.items()}
-            picture.alt, picture.value = self.frame(values)
-
-        for name, values in self.choices.items():
-            look = {"description": name, "continuous_update": False, "disabled": len(values) == 1}
-            slider = ipywidgets.SelectionSlider(options=values, value=self.start[name], **look)
-            slider.observe(show, names="value")
-            sliders[name] = slider
-        show()
-        return ipywidgets.VBox([ipywidgets.HBox(list(sliders.values())), picture])
-
-    def _repr_mimebundle_(self, **kwargs):
-        # A front end with widgets prefers the first; for a page the builder drops it.
-        return self.widget()._repr_mimebundle_(**kwargs) | {"text/html": self.page()}
+    facts = data.generations(several, controls or {})
+    still = stills.picture(stills.generations(facts), alt)
+    return Explorable("generations", number, facts, still, caption, source)
 
 
-def mounted(tag, kind, script, content, attributes=""):
-    """HTML with a script of this folder that runs on it: each has an id of its own."""
-    mark = f"{kind}-{uuid.uuid4().hex[:8]}"
-    code = asset(script).replace("{mark}", json.dumps(mark))
-    opening = f'<{tag} class="{kind}" id="{mark}"{attributes}>'
-    return f"{opening}{content}<script>{code}</script></{tag}>"
+def ensemble(number, lineages, caption, alt, source=""):
+    """Build an ensemble from a lineage's runs; its metrics are computed in the browser.
+
+    As many seeds and test images as a page can carry; the caption says which.
+    """
+    facts, scope = data.built(lineages)
+    seed, chain = next(iter(lineages.runs.items()))
+    voices = {run.spec.name: run.probabilities for run in chain}
+    voices["ensemble"] = metrics.average([run.probabilities for run in chain[1:] or chain])
+    count, labels = facts["images"], lineages.labels()[: facts["images"]]
+    errors = {name: metrics.error(each[:count], labels) for name, each in voices.items()}
+    still = stills.picture(stills.ensemble(errors, facts["colors"]), alt)
+    return Explorable("ensemble", number, facts, still, f"{caption} {scope}", source)
 
 
-def asset(name):
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+def dark_knowledge(number, chain, dataset, caption, alt, source=""):
+    """Walk through test images and what each run of a lineage says of them, at any temperature.
+
+    chain: [teacher, BAN-1, ...], `lineages.runs[seed]`; dataset: `datasets.load`'s.
+    """
+    facts, scope = data.walk(chain, dataset)
+    image, classes = facts["image"][0], facts["classes"]
+    still = stills.picture(stills.dark_knowledge(chain, classes, image, facts["colors"]), alt)
+    return Explorable("dark_knowledge", number, facts, still, f"{caption} {scope}", source)
 
 
-def png(figure):
-    """A figure as PNG bytes; the figure is closed."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    plt.close(figure)
-    return buffer.getvalue()
+def loss(number, caption, alt, source="", teacher=(2.0, 1.0, -1.0), student=(1.0, 0.2, 0.2)):
+    """The gradient of eq. 3 with respect to the student's logits; class 0 is the label."""
+    roles = {"label": "BAN-1", "teacher": "Teacher", "sum": "Ens*3"}
+    facts = {"teacher": list(teacher), "student": list(student), "label": 0}
+    facts |= {"colors": {term: color(role) for term, role in roles.items()}}
+    still = stills.picture(stills.loss(teacher, student, 0), alt)
+    return Explorable("loss", number, facts, still, caption, source)
+
+
+def cost(number, result, views, caption, alt, source="", epochs=200, students=3):
+    """What a student costs whose teacher is asked online, or remembers its answers.
+
+    result: a "loop" measurement of `figures.speed.measurements`; views: of each training image.
+    """
+    names = {"plain": "plain", "later": "distill_later", "online": "distill_online"}
+    speeds = result["images_per_second"]
+    facts = {name: 1 / speeds[key] for name, key in (names | {"answer": "fill"}).items()}
+    facts |= {"views": views, "epochs": epochs, "students": students}
+    facts["colors"] = {"own": color("BAN-1"), "teacher": color("Teacher")}
+    asked = share(epochs, views) / students * facts["answer"]
+    times = {"labels alone": facts["plain"], "teacher online": facts["online"]}
+    times["teacher remembers"] = facts["later"] + asked
+    units = {name: value / facts["plain"] for name, value in times.items()}
+    title, shades = "time of one student", {"time of one student": color("BAN-1")}
+    still = stills.picture(stills.bars({title: units}, shades, "in plain training runs"), alt)
+    return Explorable("cost", number, facts, still, caption, source)
+
+
+def ledger(number, board, caption, alt, source=""):
+    """All cells of `ledger.ledger`: sort, filter, and open a row for the rest of its columns."""
+    facts = {"rows": data.rows(board), "columns": list(LEDGER), "label": alt}
+    still = stills.table(
+        LEDGER, [[stills.text(row[name]) for name in LEDGER] for row in facts["rows"]]
+    )
+    return Explorable("ledger", number, facts, still, caption, source)
+
+
+def live_training(number="2.0", network="DenseNetBC-10-4", gens=2, store=None):
+    """Raise a small lineage and watch it; in Jupyter alone, where there is a kernel to train."""
+    return Training(number, network, gens, store)

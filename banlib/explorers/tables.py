@@ -5,7 +5,7 @@ import json
 
 import pandas as pd
 
-from banlib.explorers import asset, mounted
+from banlib.explorers.frames import asset, mounted
 
 LONG = 40  # characters: a sentence, which is given several lines
 

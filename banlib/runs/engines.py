@@ -214,6 +214,8 @@ def place(number, device, chosen, threads):
 class Worker:
     """A process that trains one run after another; started, and started anew, when there is one."""
 
+    command = (sys.executable, "-m", "banlib.runs.engines")
+
     def __init__(self, store, environment, device, threads, how):
         self.environment, self.process, self.stopped = environment, None, False
         self.order = {"root": str(store.root), "device": device, "threads": threads, "how": how}
@@ -244,7 +246,7 @@ class Worker:
 
     def start(self):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "banlib.runs.engines"],
+            self.command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
