@@ -10,7 +10,6 @@ from banlib.explorers.explorer import Explorer as Explorable
 from banlib.explorers.explorer import page_script
 from banlib.explorers.frames import Explorer
 from banlib.explorers.live import Training
-from banlib.figures.style import color
 from banlib.teachers import share
 
 __all__ = ["Explorer", "page_script"]
@@ -55,9 +54,8 @@ def dark_knowledge(number, chain, dataset, caption, alt, source=""):
 
 def loss(number, caption, alt, source="", teacher=(2.0, 1.0, -1.0), student=(1.0, 0.2, 0.2)):
     """The gradient of eq. 3 with respect to the student's logits; class 0 is the label."""
-    roles = {"label": "BAN-1", "teacher": "Teacher", "sum": "Ens*3"}
     facts = {"teacher": list(teacher), "student": list(student), "label": 0}
-    facts |= {"colors": {term: color(role) for term, role in roles.items()}}
+    facts["colors"] = data.colors(["Teacher", "BAN-1"])
     still = stills.picture(stills.loss(teacher, student, 0), alt)
     return Explorable("loss", number, facts, still, caption, source)
 
@@ -71,12 +69,13 @@ def cost(number, result, views, caption, alt, source="", epochs=200, students=3)
     speeds = result["images_per_second"]
     facts = {name: 1 / speeds[key] for name, key in (names | {"answer": "fill"}).items()}
     facts |= {"views": views, "epochs": epochs, "students": students}
-    facts["colors"] = {"own": color("BAN-1"), "teacher": color("Teacher")}
+    facts["colors"] = data.colors(["Teacher", "BAN-1"])
     asked = share(epochs, views) / students * facts["answer"]
     times = {"labels alone": facts["plain"], "teacher online": facts["online"]}
     times["teacher remembers"] = facts["later"] + asked
     units = {name: value / facts["plain"] for name, value in times.items()}
-    title, shades = "time of one student", {"time of one student": color("BAN-1")}
+    title = "time of one student"
+    shades = {title: facts["colors"]["BAN-1"]}
     still = stills.picture(stills.bars({title: units}, shades, "in plain training runs"), alt)
     return Explorable("cost", number, facts, still, caption, source)
 

@@ -3,6 +3,7 @@
 import base64
 
 import torch
+from matplotlib.colors import to_hex
 from scipy import stats
 
 from banlib import ensemble
@@ -35,8 +36,7 @@ def generations(several, controls):
     most = max(len(model["runs"]) for one in sets for model in one["models"])
     paper = [{"network": row.network, "errors": _as_ours(row.errors)} for row in printed.TABLE1]
     quantiles = [stats.t.ppf(0.975, count - 1) for count in range(2, most + 1)]
-    colors = {name: color(name) for name in names}
-    return {"sets": sets, "paper": paper, "quantiles": quantiles, "colors": colors}
+    return {"sets": sets, "paper": paper, "quantiles": quantiles, "colors": colors(names)}
 
 
 def _as_ours(errors):
@@ -78,13 +78,13 @@ def built(lineages):
     if images < len(lineages.labels()):
         of_images = f"the first {images:,} of {len(lineages.labels()):,} test images"
     scope = f"Seeds {', '.join(map(str, seeds))} of {len(chains)}, {of_images}."
-    return shape | {"members": members, "colors": _colors(members)}, scope
+    shades = colors([*(member["name"] for member in members), "ensemble"])
+    return shape | {"members": members, "colors": shades}, scope
 
 
-def _colors(members):
-    return {member["name"]: color(member["name"]) for member in members} | {
-        "ensemble": color("Ens*3")
-    }
+def colors(names):
+    """{name: "#rrggbb"}, which a model keeps in every figure."""
+    return {name: to_hex(color("Ens*3" if name == "ensemble" else name)) for name in names}
 
 
 def walk(chain, dataset):
@@ -107,7 +107,7 @@ def walk(chain, dataset):
     facts |= {"predicted": said[:, chosen].T.tolist(), "size": list(pixels.shape[1:])}
     facts |= {"pixels": encoded(pixels[chosen]), "probabilities": encoded(probabilities)}
     scope = f"{len(chosen)} of {len(labels):,} test images, those first on which runs disagree."
-    return facts | {"colors": _colors(members), "seed": chain[0].spec.seed}, scope
+    return facts | {"colors": colors(member["name"] for member in members)}, scope
 
 
 def rows(board):

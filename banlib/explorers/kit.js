@@ -15,8 +15,9 @@ function make(name, properties = {}, ...children) {
 // A number as in the book's tables: rounded once, a true minus, a dash where there is none.
 function number(value, digits = 2, sign = false) {
   if (!Number.isFinite(value)) return "—";
-  const text = Math.abs(value).toFixed(digits), zero = Number(text) === 0;
-  return (value < 0 && !zero ? "−" : sign ? "+" : "") + text;
+  const digitsOf = { minimumFractionDigits: digits, maximumFractionDigits: digits };
+  const text = (Math.abs(value) + 5e-10).toLocaleString("en-US", digitsOf); // as sums differ by rounding
+  return (value < 0 && /[1-9]/.test(text) ? "−" : sign ? "+" : "") + text;
 }
 
 const mean = values => values.reduce((sum, value) => sum + value, 0) / values.length;

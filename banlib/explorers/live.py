@@ -11,9 +11,9 @@ import threading
 from functools import partial
 
 from banlib.explorers import stills
+from banlib.explorers.data import colors
 from banlib.explorers.explorer import Explorer, Widget
 from banlib.figures.generations import lineage_diagram
-from banlib.figures.style import color
 from banlib.runs.engines import Plan, Worker, attend
 from banlib.runs.lineage import plan
 from banlib.runs.parameters import check_parameters
@@ -85,7 +85,7 @@ class Training(Explorer):
         self.store = store or Store()
         data = {"status": "new", "note": "", "seed": 100, "epochs": recipe.epochs, "runs": []}
         names = ["Teacher", *(f"BAN-{k}" for k in range(1, gens + 1))]
-        data |= {"network": settings.network, "colors": {name: color(name) for name in names}}
+        data |= {"network": settings.network, "colors": colors(names)}
         still = stills.picture(lineage_diagram(gens), ALT)
         super().__init__("live_training", number, data, still, CAPTION)
 

@@ -2,21 +2,18 @@
 
 import base64
 import html
-import io
 
 import matplotlib.pyplot as plt
 import torch
 
+from banlib.figures import show
 from banlib.figures.style import color
+from banlib.paper.numbers import number
 
 
 def picture(figure, alt):
-    """A figure as an <img>, which is closed."""
-    buffer = io.BytesIO()
-    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ban"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    plt.close(figure)
-    source = base64.b64encode(buffer.getvalue()).decode()
+    """A figure, which is closed, as an <img>."""
+    source = base64.b64encode(show.svg(figure)).decode()
     return f'<img alt="{html.escape(alt)}" src="data:image/svg+xml;base64,{source}">'
 
 
@@ -68,16 +65,14 @@ def loss(teacher, student, label):
     onehot = torch.eye(len(teacher))[label]
     terms = {"label: q \u2212 onehot": q - onehot, "teacher: q \u2212 p": q - p}
     terms["sum"] = sum(terms.values())
-    shades = dict(zip(terms, map(color, ("BAN-1", "Teacher", "Ens*3")), strict=True))
+    shades = dict(zip(terms, ("gray", color("Teacher"), color("BAN-1")), strict=True))
     table = {name: {f"class {c}": v.item() for c, v in enumerate(t)} for name, t in terms.items()}
     return bars(table, shades, "gradient of the student's logits")
 
 
 def text(value):
     """A cell of a table as text."""
-    if value is None:
-        return "\N{EM DASH}"
-    return f"{value:.2f}".replace("-", "\N{MINUS SIGN}") if isinstance(value, float) else str(value)
+    return value if isinstance(value, str) else number(value)
 
 
 def table(columns, rows):
