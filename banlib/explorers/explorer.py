@@ -23,7 +23,12 @@ def module(kind):
 
 
 def page_script(kind):
-    """An inline script that mounts every explorer of a kind on a page, for the page's end."""
+    """An inline script that mounts every explorer of a kind on a page, for the page's end.
+
+    Empty for a kind that needs a kernel.
+    """
+    if kind == "live_training":
+        return ""
     look = json.dumps((FOLDER / "kit.css").read_text(encoding="utf-8")).replace("</", r"<\/")
     code = module(kind).replace("</", r"<\/")
     return f'<script type="module">\n{code}\nmountAll("{kind}", mount, {look});\n</script>'

@@ -71,6 +71,12 @@ function ticks([low, high], count = 5) {
   return values.map(value => [value, number(value, digits)]);
 }
 
+// What the colors mean: {name: color}; without a color it is the text's.
+function legend(colors) {
+  const box = color => make("span", { style: color && `color: ${color}` }, "■ ");
+  return make("div", { class: "ban-controls" }, ...Object.entries(colors).map(([name, color]) => make("span", {}, box(color), name)));
+}
+
 // Axes; x and y: [low, high]; ticks: [[value, text], ...]. Returns the SVG, its scales X and Y, and
 // add(name, properties, text). staggered: long words below x alternate between two lines.
 function chart({ label, height = 220, x, y, xLabel = "", yLabel = "", xTicks, yTicks, left = 46, staggered = false }) {
