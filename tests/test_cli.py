@@ -400,6 +400,33 @@ def test_a_table_is_planned_trained_and_set_beside_the_paper(banlib, small_table
     assert code == 0 and {tuple(line.split()) for line in out.splitlines()} >= {("finished", "8"), ("missing", "0")}
 
 
+def test_the_time_on_more_workers_is_computed_from_a_stated_speed(banlib, small_tables, store):
+    """Four pairs of teacher and student, none finished: the chain of one pair is what no number of workers shortens."""
+    line = ("table", 2, "--rows", "MatchWideResNet-1-1", "--seeds", 4, "--dry-run", "--json", "--speed", 0.001)
+    told = strict(banlib(*line, "--workers", "1,2,64")[1])
+    one, two, many = told["workers"]
+    assert [row["workers"] for row in told["workers"]] == [1, 2, 64] and store.ids() == []
+    assert one["seconds"] == pytest.approx(told["flops"] / 1e9) == pytest.approx(told["seconds"]) and one[
+        "idle"
+    ] == pytest.approx(0)
+    assert one["seconds"] / 2.001 < two["seconds"] < one["seconds"] and many["seconds"] < two["seconds"]
+    assert many["idle"] == pytest.approx(100 * (1 - one["seconds"] / (64 * many["seconds"])))
+    assert "idle" in banlib(*line[:-3], *line[-2:], "--workers", 4)[1]
+
+
+def test_a_plan_is_a_line_for_each_missing_run(banlib, tiny, store):
+    """From teachers to students, with what determines each; finished runs are left out."""
+    command = ("lineage", "--gens", 2, "--seeds", 2, "--no-controls", "--plan")
+    lines = [strict(line) for line in banlib(*command)[1].splitlines()]
+    assert [(line["spec"]["generation"], line["spec"]["seed"]) for line in lines] == [(g, s) for s in (0, 1) for g in (0, 1, 2)]
+    assert all(set(line) == {"id", "spec", "teacher"} and line["teacher"] == line["spec"]["teacher"] for line in lines)
+    assert store.ids() == [] and lines[1]["teacher"] == lines[0]["id"]
+    banlib("lineage", "--gens", 1, "--seeds", 1, "--jobs", 1, "--no-controls")
+    assert [strict(line) for line in banlib(*command)[1].splitlines()] == lines[2:]
+    assert len(banlib("lineage", "--gens", 1, "--seeds", 1, "--plan")[1].splitlines()) == len(CONTROLS)
+    assert len(banlib("table", 1, "--rows", "DenseNetBC-80-120", "--seeds", 2, "--plan")[1].splitlines()) == 2 * 3
+
+
 def test_a_table_of_other_ends_is_another_table(banlib, small_tables, store):
     rows = ("--rows", "MatchWideResNet-1-1", "--seeds", 1, "--jobs", 1, "--json")
     banlib("table", 2, *rows)

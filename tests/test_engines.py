@@ -100,6 +100,21 @@ def test_when_one_is_out_of_time_no_other_is_begun():
         plan.told()
 
 
+def test_a_replay_says_how_long_it_takes_and_who_waits():
+    """Two lineages of three generations, 1 s a run: six seconds of work in chains of three."""
+    specs, asked = lineages(gens=2), []
+    rows = engines.simulate(specs, lambda spec: asked.append(spec) or 1.0, [1, 2, 4])
+    assert rows == [(1, 6.0, 0.0), (2, 3.0, 0.0), (4, 3.0, 0.5)] and set(asked) == set(specs)
+    assert engines.simulate([], lambda spec: 1.0, [2]) == [(2, 0.0, 0.0)]
+
+
+def test_a_replay_has_no_barrier_and_begins_with_the_longest_chain():
+    """A chain of 3 x 4 s beside four runs of 3 s: 12 s on two workers, where waves would take 4 + 4 + 4 + 3."""
+    chain, alone = lineages(seeds=(0,), gens=2), [tiny_spec(seed=seed, network="DenseNetBC-10-1") for seed in (1, 2, 3, 4)]
+    [(_, makespan, idle)] = engines.simulate([*alone, *chain], lambda spec: 4.0 if spec in chain else 3.0, [2])
+    assert (makespan, idle) == (12.0, 0.0)
+
+
 def test_a_plan_whose_time_is_over_hands_out_nothing():
     plan = Plan(named(lineages()), until=time.monotonic() - 1)
     assert plan.take() is None

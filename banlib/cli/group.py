@@ -7,7 +7,7 @@ import warnings
 
 import click
 
-from banlib.cli import BAD_INPUT, FAILED, STOPS, Stopped, commands
+from banlib.cli import BAD_INPUT, FAILED, STOPS, Stopped, commands, train
 from banlib.cli.runs import runs
 from banlib.cli.shared import Commands
 
@@ -29,7 +29,7 @@ Environment:
 
 @click.group(
     cls=Commands,
-    commands=[*commands.COMMANDS, runs, commands.book],
+    commands=[commands.networks, commands.data, *train.COMMANDS, runs, commands.book],
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=EPILOG,
 )
@@ -37,11 +37,7 @@ Environment:
 def group():
     """Born Again Networks, re-run: train a teacher and its students, and render the book about it.
 
-    \b
-    banlib lineage                    raise lineages on handwritten digits, minutes on a CPU
-    banlib lineage --gens 1 --seeds 2
-    banlib runs list
-    banlib book
+    `banlib lineage` raises lineages on handwritten digits, in minutes on a CPU.
     """
 
 

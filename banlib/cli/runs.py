@@ -8,36 +8,16 @@ import warnings
 
 import click
 
-from banlib.cli import FAILED
-from banlib.cli.shared import Commands, as_json, emit, flag, print_table
+from banlib.cli import FAILED, shared
+from banlib.cli.shared import command, emit, flag
 
 ids = click.argument("run_ids", metavar="ID...", nargs=-1, required=True)
-FOLDER = click.Path(exists=True, file_okay=False)
+in_store = shared.store("A folder of runs, such as results.", exists=True)
 SPEC = ("dataset", "network", "name", "generation", "seed", "teacher")
 
 
-def open_store(context, parameter, folder):
-    from banlib.runs.store import Store
-
-    return Store(folder)
-
-
-store_option = click.option(
-    "--store", type=FOLDER, callback=open_store, help="A folder of runs, such as results."
-)
-
-
-@click.group(cls=Commands, short_help="Trained networks: list, show, verify, rm, export.")
-def runs():
-    """Trained networks: list, show, verify, remove and export them.
-
-    An ID may be shortened to its first digits, as long as they are those of one run alone.
-    """
-
-
-@runs.command("list", short_help="All runs, also those in training.")
-@store_option
-@as_json
+@command("All runs, also those in training.", "list")
+@in_store
 def list_runs(store, as_json):
     """All runs: finished, live (in training, or stopped and ready to go on), diverged, damaged.
 
@@ -51,10 +31,9 @@ def list_runs(store, as_json):
     click.echo(f"no runs in {store.root} yet; `banlib lineage` trains some", err=True)
 
 
-@runs.command(short_help="All that is known of one run.")
+@command("All that is known of one run.")
 @click.argument("run_id", metavar="ID")
-@store_option
-@as_json
+@in_store
 def show(run_id, store, as_json):
     """One run: what was trained, on what machine, to which end, and where it lies.
 
@@ -63,44 +42,41 @@ def show(run_id, store, as_json):
           metrics (a row per epoch: loss in nats, errors in %).
     """
     [run_id] = find(store, [run_id])
-    status = status_of(store, run_id)
+    status, problems = state(store, run_id)
     live = ("live",) if status in ("live", "diverged") else ()
     run = {"id": run_id, "status": status, "folder": str(store.root.joinpath(*live, run_id))}
-    run |= {"problems": problems_of(store, run_id, status), "spec": None, "results": None}
-    run |= {"environments": [], "metrics": []} | record(store, run_id)
+    run |= {"problems": problems, "spec": None, "results": None, "environments": [], "metrics": []}
+    run |= record(store, run_id)
     emit(run | {"spec": run["spec"] and run["spec"].model_dump(mode="json")}, as_json)
 
 
-@runs.command(short_help="Check every byte.")
+@command("Check every byte.")
 @click.argument("run_ids", metavar="[ID]...", nargs=-1)
-@store_option
-@as_json
+@in_store
 def verify(run_ids, store, as_json):
     """Check every byte of the runs named, or of all: files against digests, specs against ids.
 
     Prints each problem in a sentence, and exits with 1 if there is one.
     """
-    checked = []
-    for run_id in find(store, run_ids) if run_ids else store.ids():
-        status = status_of(store, run_id)
-        # That it diverged is no damage; `show` says how.
-        problems = [] if status == "diverged" else problems_of(store, run_id, status)
-        checked.append({"id": run_id, "status": status, "problems": problems})
-    problems = [problem for row in checked for problem in row["problems"]]
+    names = ("id", "status", "problems")
+    chosen = find(store, run_ids) if run_ids else store.ids()
+    rows = [dict(zip(names, (each, *state(store, each)), strict=True)) for each in chosen]
+    for row in rows:  # that it diverged is no damage; `show` says how
+        row["problems"] = row["problems"] if row["status"] != "diverged" else []
+    problems = [problem for row in rows for problem in row["problems"]]
     if as_json:
-        emit(checked, as_json)
+        emit(rows, as_json)
     else:
-        bad = sum(bool(row["problems"]) for row in checked) or "none"
-        count = f"{len(checked)} runs checked in {store.root}, {bad} damaged"
+        bad = sum(bool(row["problems"]) for row in rows) or "none"
+        count = f"{len(rows)} runs checked in {store.root}, {bad} damaged"
         click.echo("\n".join([*problems, count]))
     return FAILED if problems else 0
 
 
-@runs.command(short_help="Delete runs, finished or not.")
+@command("Delete runs, finished or not.")
 @ids
 @flag("--yes", help="Do not ask.")
-@store_option
-@as_json
+@in_store
 def rm(run_ids, yes, store, as_json):
     """Delete runs, finished or not, unless a process is training them.
 
@@ -115,8 +91,8 @@ def rm(run_ids, yes, store, as_json):
         if row["teacher"] in doomed:
             who = f"run {run_id} ({row['name']}, seed {row['seed']})"
             warnings.warn(f"{who} learned from {row['teacher']}; it stays whole", stacklevel=1)
-    with contextlib.redirect_stdout(sys.stderr):
-        print_table([line(store, run_id) for run_id in doomed])
+    with shared.to_stderr():
+        emit([line(store, run_id) for run_id in doomed])
     if not (yes or click.confirm(f"Remove these runs ({len(doomed)})?", err=True)):
         raise click.ClickException("not confirmed, nothing was removed")
     for run_id in doomed:
@@ -124,24 +100,26 @@ def rm(run_ids, yes, store, as_json):
     emit({"removed": doomed}, as_json)
 
 
-@runs.command(short_help="Copy runs into another folder.")
+@command("Copy runs into another folder.")
 @ids
 @click.option("--to", "target", metavar="DIR", required=True, help="The folder; made if missing.")
 @flag("--light", help="Of test probabilities only those of the label and the answer.")
 @flag("--weights", help="With their weights, so that they can teach.")
-@store_option
-@as_json
+@in_store
 def export(run_ids, target, light, weights, store, as_json):
-    """Copy finished runs, by default without weights, as the records in results/ are.
-
-    What is there already stays.
-    """
+    """Copy finished runs, by default without weights, as the records in results/ are."""
     chosen = find(store, run_ids)
     for run_id in chosen:
         store.load(run_id)  # all are whole, or none is copied
     for run_id in chosen:
         store.export(run_id, target, light, weights)
     emit({"exported": chosen, "to": os.path.abspath(target)}, as_json)
+
+
+about = """Trained networks: list, show, verify, rm, export.
+
+An ID may be shortened to its first digits, as long as they are those of one run alone."""
+runs = shared.Commands("runs", commands=[list_runs, show, verify, rm, export], help=about)
 
 
 def find(store, prefixes):
@@ -151,30 +129,26 @@ def find(store, prefixes):
     return list(dict.fromkeys(map(store.find, prefixes)))
 
 
-def status_of(store, run_id):
-    """`Store.status`, and "damaged" for a link out of the store, which it refuses."""
-    try:
-        return store.status(run_id)
-    except ValueError:
-        return "damaged"
+def state(store, run_id):
+    """(`Store.status`, what is wrong, a sentence each: files, resume points, why it diverged).
 
-
-def problems_of(store, run_id, status):
-    """What is wrong with a run, a sentence each: files, or resume points, or why it diverged."""
+    A link out of the store, which `Store.status` refuses, is damaged.
+    """
     from banlib.runs import work
 
+    status = "damaged"
     try:
-        live = store.folder(run_id, "live")
+        status, live = store.status(run_id), store.folder(run_id, "live")
         if status == "diverged":
-            return [work.read_json(live / "diverged.json")["sentence"]]
+            return status, [work.read_json(live / "diverged.json")["sentence"]]
         if status != "live":
-            return store.problems(run_id)
+            return status, store.problems(run_id) if status == "damaged" else []
         points = [(path, work.read_point(path)[1]) for path in work.resume_points(live)]
-        # Whoever trains it has removed some meanwhile.
-        damaged = [(path, problem) for path, problem in points if problem and path.exists()]
-        return [f"run {run_id}: {path.name} {problem}" for path, problem in damaged]
+        # whoever trains it has removed some meanwhile
+        damaged = [f"{path.name} {bad}" for path, bad in points if bad and path.exists()]
+        return status, [f"run {run_id}: {what}" for what in damaged]
     except work.STRANGE as error:
-        return [f"run {run_id}: {error}"]
+        return status, [f"run {run_id}: {error}"]
 
 
 def record(store, run_id):
@@ -203,6 +177,6 @@ def line(store, run_id):
     spec, metrics = run.get("spec"), run.get("metrics", [])
     tested = [row["test_error"] for row in metrics if "test_error" in row]
     row = {"id": run_id} | {name: getattr(spec, name, None) for name in SPEC}
-    row |= {"status": status_of(store, run_id), "epochs": len(metrics) if run else None}
+    row |= {"status": state(store, run_id)[0], "epochs": len(metrics) if run else None}
     row |= {"epochs_planned": spec and spec.recipe.epochs}
     return row | {"test_error": tested[-1] if tested else None}

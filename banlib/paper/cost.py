@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from banlib import loop, models
 from banlib.paper.tables import specs_of
 from banlib.runs import datasets, machine
+from banlib.runs.engines import simulate
 from banlib.runs.recipe import PROFILES
 from banlib.runs.store import Store
 from banlib.views import Augmented, Split
@@ -19,12 +20,12 @@ PROBE_SECONDS = (
 )
 
 
-def cost(cells, device="auto", store=None):
+def cost(cells, device="auto", store=None, speed=None):
     """What the cells need: a list of dicts, one for each network.
 
     network (as trained), rows (of the table that need it), runs, finished, live (begun and not
     finished), epochs and flops (of the missing runs, a teacher asked online), seconds (of one
-    process, from speeds measured on this machine; None if nothing is missing).
+    process, at `speed` operations a second or as measured here; None if nothing is missing).
     """
     store, specs = store or Store(), specs_of(cells)
     flops, entries = arithmetic(specs), {}
@@ -39,14 +40,37 @@ def cost(cells, device="auto", store=None):
         if status != "finished":
             entry["epochs"] += spec.recipe.epochs
             entry["flops"] += flops[spec.run_id]
-    profile, device = PROFILES[cells[0].profile], machine.choose_device(device)
-    rates, start = measured_rates(profile, device, store), time.perf_counter()
+    profile, device, start = (
+        PROFILES[cells[0].profile],
+        machine.choose_device(device),
+        time.perf_counter(),
+    )
+    rates = dict.fromkeys(entries, speed) if speed else measured_rates(profile, device, store)
     for name in (name for name in entries if entries[name]["flops"]):
         if name not in rates and rates and time.perf_counter() - start > PROBE_SECONDS:
             rates[name] = sum(rates.values()) / len(rates)
         rates[name] = rates.get(name) or probe(name, profile, device)
         entries[name]["seconds"] = entries[name]["flops"] / rates[name]
     return list(entries.values())
+
+
+def sums(entries):
+    """The entries of `cost` summed, and missing: runs that are not finished."""
+    names = ("runs", "finished", "live", "epochs", "flops", "seconds")
+    total = {name: sum(entry[name] or 0 for entry in entries) for name in names}
+    return total | {"missing": total["runs"] - total["finished"]}
+
+
+def makespans(cells, entries, workers, store=None):
+    """A table's missing runs on so many workers: [{workers, seconds, idle (% of their time)}].
+
+    entries: `cost` of the same cells and store; workers: counts.
+    """
+    store, flops = store or Store(), arithmetic(specs_of(cells))
+    missing = [spec for spec in specs_of(cells) if store.status(spec.run_id) != "finished"]
+    rates = {each["network"]: each["flops"] / each["seconds"] for each in entries if each["flops"]}
+    rows = simulate(missing, lambda spec: flops[spec.run_id] / rates[spec.network], workers)
+    return [{"workers": n, "seconds": seconds, "idle": 100 * idle} for n, seconds, idle in rows]
 
 
 def arithmetic(specs):

@@ -147,18 +147,22 @@ def frame(table):
     return rows.join(pd.DataFrame(list(rows.pop("errors")), dtype=float))
 
 
-def audit():
-    """Our counts beside the paper's, a dict for each network of both tables.
+def audit(names=()):
+    """Our counts beside the paper's, a dict for each network named, or of both tables.
 
     name, params, params_printed (millions), difference (ours from the paper's, in %), forward_macs
-    (32x32 images), note (why the two, or name and network, do not agree).
+    (32x32 images), note (why the two, or name and network, do not agree); None and "" for a network
+    that the paper does not count.
     """
     from banlib.models import forward_macs, params  # torch, likewise
 
     rows = []
-    for line in TABLE1 + TABLE2:
-        row = {"name": line.network, "params": params(line.network)}
-        row["params_printed"] = line.params_printed
-        row["difference"] = round(100 * (row["params"] / line.params_printed / 1e6 - 1), 2)
-        rows.append(row | {"forward_macs": forward_macs(line.network), "note": line.note})
+    for name in names or NAMES:
+        line, count = row(name), params(name)
+        printed = line and line.params_printed
+        beside = {"name": name, "params": count, "params_printed": printed}
+        beside["difference"] = printed and round(100 * (count / printed / 1e6 - 1), 2)
+        rows.append(
+            beside | {"forward_macs": forward_macs(name), "note": line.note if line else ""}
+        )
     return rows

@@ -41,25 +41,19 @@ def choose_rate(error_at):
     return best, dict(sorted(tried.items()))
 
 
-def search(profile, seeds, store=None, records=None, **how):
-    """`choose_rate` for a profile, training what store and records lack."""
-    store = store or Store()
+def obey(profile, seeds, store, records, how):
+    """Train what the search lacks; RuntimeError if the profile's rate is not the one it finds."""
 
     def error_at(rate):
         [specs] = lineage.rates(profile, [rate], seeds).values()
-        train(specs, {}, store, records or store, how)
+        train(specs, {}, store, records, how)
         runs = [place_of(spec.run_id, store, records).load(spec.run_id) for spec in specs]
         mean = sum(run.results["test_error"] for run in runs) / len(runs)
         print(f"{profile.name} rate {rate:g}: {mean:.2f} % of {len(runs)} seeds", flush=True)
         return mean
 
-    return choose_rate(error_at)
-
-
-def obey(profile, seeds, store, records, how):
-    """RuntimeError if the profile's rate is not the one that the search finds."""
-    best, tried = search(profile, seeds, store, records, **how) if seeds else (None, {})
-    if best not in (None, profile.recipe.lr):
+    best, tried = choose_rate(error_at) if seeds else (profile.recipe.lr, {})
+    if best != profile.recipe.lr:
         found = f"the rule chooses rate {best:g} of {tried}"
         raise RuntimeError(f"{found}, {profile.name} has {profile.recipe.lr:g}: change it first")
 
@@ -84,19 +78,14 @@ def steps(table=()):
         longer = {"epochs": times * recipe.epochs}
         longer["lr_milestones"] = tuple(times * epoch for epoch in recipe.lr_milestones)
         profile = PROFILE._replace(recipe=recipe.model_copy(update=longer))
-        settings = Settings(profile, network, gens, seeds)
-        by_seed = lineage.controls(settings, controls).values()
-        chains = [*lineage.plan(settings).values(), *(specs.values() for specs in by_seed)]
-        return [spec for chain in chains for spec in chain]
+        return lineage.runs(Settings(profile, network, gens, seeds), controls)
 
     def objectives(temperature):
         chains = lineage.plan(Settings(PROFILE, network, 1, FEW)).values()
         scaled = [HALVED, *({"objective": name} for name in ("teacher", "cwtm", "dkpp"))]
         for teacher, student in chains:
-            yield teacher
-            for changes in scaled:
-                own = changes | {"temperature": temperature}
-                yield RunSpec(**student.model_dump() | own)
+            own = student.model_dump() | {"temperature": temperature}
+            yield from (teacher, *(RunSpec(**own | changes) for changes in scaled))
 
     return {
         "controls": lineages(1, ALL, controls=names[:3]),

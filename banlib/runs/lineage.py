@@ -71,6 +71,13 @@ def controls(settings, names=tuple(CONTROLS)):
     }
 
 
+def runs(settings, names=(), objective="label+teacher", temperature=1.0):
+    """Every run of a plan, and of the controls named, once, a teacher before its students."""
+    chains = [*plan(settings, objective, temperature).values()]
+    chains += [by_seed.values() for by_seed in controls(settings, names).values()]
+    return list({spec.run_id: spec for chain in chains for spec in chain}.values())
+
+
 def rates(profile, tried, seeds):
     """{rate: [RunSpec]} of the profile's teacher at each of the rates, tested on held-out ones."""
     specs = {}
@@ -90,18 +97,17 @@ def raise_lineages(
     progress=True,
     objective="label+teacher",
     temperature=1.0,
+    controls=(),
     **how,
 ):
     """Train what the store lacks of the plan; returns `Lineages`. jobs, how: `train_missing`'s.
 
-    The teachers are the same for all objectives and temperatures. A failure lets the other runs
-    finish and is raised at the end, as RuntimeError.
+    The teachers are the same for all objectives and temperatures. controls: names of those that are
+    trained beside, for `raise_controls` to load. A failure lets the other runs finish and is raised
+    at the end, as RuntimeError.
     """
-    store = store or Store()
-    chains = plan(settings, objective, temperature).values()
-    train(
-        [spec for chain in chains for spec in chain], settings, store, device, jobs, progress, how
-    )
+    specs = runs(settings, controls, objective, temperature)
+    train(specs, settings, store, device, jobs, progress, how)
     return load_lineages(settings, store, objective, temperature)
 
 
@@ -109,20 +115,17 @@ def raise_controls(
     settings, device="auto", jobs=None, store=None, progress=True, names=tuple(CONTROLS), **how
 ):
     """{control: {seed: Run}}, as `raise_lineages`."""
-    store, chains = store or Store(), plan(settings._replace(gens=0)).values()
-    specs = controls(settings, names)
-    teachers = [teacher for (teacher,) in chains]
-    students = [spec for by_seed in specs.values() for spec in by_seed.values()]
-    train(teachers + students, settings, store, device, jobs, progress, how)
+    specs, store = runs(settings._replace(gens=0), names), store or Store()
+    train(specs, settings, store, device, jobs, progress, how)
     return {
         name: {seed: store.load(spec.run_id) for seed, spec in by_seed.items()}
-        for name, by_seed in specs.items()
+        for name, by_seed in controls(settings, names).items()
     }
 
 
 def train(specs, settings, store, device, jobs, progress, how):
     options = device, jobs, settings.profile.threads, progress
-    if failures := engines.train_missing(specs, store, *options, **how):
+    if failures := engines.train_missing(specs, store or Store(), *options, **how):
         raise RuntimeError("; ".join(failures))
 
 
