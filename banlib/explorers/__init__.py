@@ -1,19 +1,33 @@
 """Explorers: figures that a reader plays with, on the rendered page as in Jupyter.
 
 Each function returns an `Explorer`, which shows itself as the last expression of a cell. number:
-the figure's ("2.3"); caption, alt, source: text; alt describes the static picture.
+the figure's, such as "2.3"; caption, alt, source: text; alt describes the static picture.
 """
 
+import base64
+
+import torch
+from scipy import stats
+
 from banlib import ensemble as metrics
-from banlib.explorers import data, stills
 from banlib.explorers.explorer import Explorer as Explorable
 from banlib.explorers.explorer import page_script
 from banlib.explorers.frames import Explorer
-from banlib.explorers.live import Training
+from banlib.explorers.live import live_training
+from banlib.explorers.stills import bars, colors
+from banlib.paper import numbers, printed, statistics
+from banlib.runs.recipe import PROFILES, generation_name
 from banlib.teachers import share
 
-__all__ = ["Explorer", "page_script"]
+__all__ = ["Explorer", "live_training", "page_script"]
+MOST_BYTES, MOST_IMAGES = 180_000, 200  # of probabilities and pictures in a page; to walk through
+POWER = 3  # a probability p is the byte 255 p^(1/3): fine near 0, and 1/255^3 is 2^-24
 LEDGER = ("table", "network", "column", "paper", "dataset", "measured", "verdict")
+
+
+def encoded(values):
+    """A tensor's bytes, little endian, as base64."""
+    return base64.b64encode(values.contiguous().numpy().tobytes()).decode()
 
 
 def generations(number, several, caption, alt, source="", controls=None):
@@ -21,74 +35,135 @@ def generations(number, several, caption, alt, source="", controls=None):
 
     several: `Lineages`, the first is shown first; controls: its {name: {seed: Run}}.
     """
-    facts = data.generations(several, controls or {})
-    still = stills.picture(stills.generations(facts), alt)
+    sets = [_errors(lineages) for lineages in several]
+    for name, runs in (controls or {}).items():
+        rows = [[seed, run.error, run.run_id] for seed, run in runs.items()]
+        sets[0]["models"].append({"name": name, "generation": 1, "runs": rows})
+    ours = {paper: own for own, paper in statistics.COLUMNS.items()}
+    paper = [
+        {"network": row.network, "errors": {ours.get(k, k): e for k, e in row.errors.items() if e}}
+        for row in printed.TABLE1
+    ]
+    models = [model for one in sets for model in one["models"]]
+    most = max(len(model["runs"]) for model in models)
+    facts = {"sets": sets, "paper": paper, "colors": colors(model["name"] for model in models)}
+    facts["quantiles"] = [stats.t.ppf(0.975, count - 1) for count in range(2, most + 1)]
+    ours = {model["name"]: [row[1] for row in model["runs"]] for model in sets[0]["models"]}
+    panels = {sets[0]["title"]: ours, f"paper, {paper[0]['network']}": paper[0]["errors"]}
+    still = bars(alt, panels, facts["colors"], "test error, %")
     return Explorable("generations", number, facts, still, caption, source)
 
 
-def ensemble(number, lineages, caption, alt, source=""):
-    """Build an ensemble from a lineage's runs; its metrics are computed in the browser.
+def _errors(lineages):
+    """{title, models: [{name, generation, runs: [[seed, error in %, run ids], ...]}, ...]}."""
+    settings, found = lineages.settings, []
+    models = {generation_name(k): (k,) for k in range(settings.gens + 1)}
+    for name, members in (models | metrics.members(settings.gens)).items():
+        chains = lineages.runs.items()
+        runs = {seed: [c[k] for k in members] for seed, c in chains if len(c) > max(members)}
+        rows = [
+            [s, statistics.error_of(r), " + ".join(x.run_id for x in r)] for s, r in runs.items()
+        ]
+        found.append({"name": name, "generation": max(members), "runs": rows})
+    title = f"{settings.network} on {settings.profile.dataset} ({settings.profile.name})"
+    return {"title": title, "models": found}
 
-    As many seeds and test images as a page can carry; the caption says which.
+
+def ensemble(number, lineages, caption, alt, source=""):
+    """Build an ensemble from a lineage's runs; its metrics are computed in the browser (chapter 3).
+
+    Of as many seeds and test images as a page can carry; the caption says which.
     """
-    facts, scope = data.built(lineages)
-    seed, chain = next(iter(lineages.runs.items()))
-    voices = {run.spec.name: run.probabilities for run in chain}
-    voices["ensemble"] = metrics.average([run.probabilities for run in chain[1:] or chain])
-    count, labels = facts["images"], lineages.labels()[: facts["images"]]
-    errors = {name: metrics.error(each[:count], labels) for name, each in voices.items()}
-    still = stills.picture(stills.ensemble(errors, facts["colors"]), alt)
-    return Explorable("ensemble", number, facts, still, f"{caption} {scope}", source)
+    labels, chains = lineages.labels(), lineages.runs
+    first = next(iter(chains.values()))
+    classes, longest = first[0].probabilities.shape[1], max(map(len, chains.values()))
+    seeds = list(chains)[: max(1, MOST_BYTES // (len(labels) * classes * longest))]
+    count = min(len(labels), MOST_BYTES // (classes * longest * len(seeds)))
+    runs = [(seed, run, run.probabilities[:count]) for seed in seeds for run in chains[seed]]
+    members = [
+        {"seed": seed, "generation": run.spec.generation, "name": run.spec.name, "run": run.run_id}
+        | {"probabilities": encoded((255 * each.double() ** (1 / POWER)).round().byte())}
+        for seed, run, each in runs
+    ]
+    facts = {"members": members, "labels": encoded(labels[:count].short()), "classes": classes}
+    shades = colors([*(member["name"] for member in members), "ensemble"])
+    voices = {run.spec.name: each for seed, run, each in runs if seed == seeds[0]}
+    voices["ensemble"] = metrics.average(list(voices.values())[1:] or voices.values())
+    errors = {name: metrics.error(each, labels[:count]) for name, each in voices.items()}
+    still = bars(alt, {f"seed {seeds[0]}": errors}, shades, "test error, %")
+    part = "" if count == len(labels) else f"the first {count:,} of "
+    caption = f"{caption} Seeds {', '.join(map(str, seeds))} (of {len(chains)}) and {part}"
+    facts |= {"power": POWER, "colors": shades}
+    return Explorable(
+        "ensemble", number, facts, still, f"{caption}{len(labels):,} test images.", source
+    )
 
 
 def dark_knowledge(number, chain, dataset, caption, alt, source=""):
-    """Walk through test images and what each run of a lineage says of them, at any temperature.
+    """Walk through test images and what each run says of them, at any temperature (chapter 5).
 
     chain: [teacher, BAN-1, ...], `lineages.runs[seed]`; dataset: `datasets.load`'s.
     """
-    facts, scope = data.walk(chain, dataset)
-    image, classes = facts["image"][0], facts["classes"]
-    still = stills.picture(stills.dark_knowledge(chain, classes, image, facts["colors"]), alt)
+    labels, said = chain[0].labels, torch.stack([run.predicted for run in chain])
+    doubt, pixels = metrics.entropy(chain[0].probabilities), dataset.test.images
+    each = pixels[0].numel() + 4 * len(chain) * len(dataset.classes)
+    order = (doubt + 100 * (said != said[0]).any(0)).argsort(descending=True)
+    chosen = order[: min(MOST_IMAGES, MOST_BYTES // each)]
+    chosen = chosen[doubt[chosen].argsort(descending=True)]
+    given = torch.stack([run.probabilities[chosen].float() for run in chain], 1)
+    facts = {"members": [{"name": run.spec.name, "run": run.run_id} for run in chain]}
+    facts |= {"classes": list(map(str, dataset.classes)), "size": list(pixels.shape[1:])}
+    facts |= {"image": chosen.tolist(), "label": labels[chosen].tolist()}
+    facts |= {"predicted": said[:, chosen].T.tolist(), "pixels": encoded(pixels[chosen])}
+    facts |= {"probabilities": encoded(given), "colors": colors(r.spec.name for r in chain)}
+    likeliest = given[0, 0].argsort(descending=True)[:5].tolist()
+    panels = {
+        run.spec.name: {f"class {facts['classes'][c]}": values[c].item() for c in likeliest}
+        for run, values in zip(chain, given[0], strict=True)
+    }
+    still = bars(alt, panels, facts["colors"], "probability", (0, 1), pixels[chosen[0]])
+    scope = f"{len(chosen)} of {len(labels):,} test images, first those on which networks disagree."
     return Explorable("dark_knowledge", number, facts, still, f"{caption} {scope}", source)
 
 
 def loss(number, caption, alt, source="", teacher=(2.0, 1.0, -1.0), student=(1.0, 0.2, 0.2)):
-    """The gradient of eq. 3 with respect to the student's logits; class 0 is the label."""
+    """Eq. 3's gradient with respect to the student's logits; class 0 is the label (chapter 2)."""
     facts = {"teacher": list(teacher), "student": list(student), "label": 0}
-    facts["colors"] = data.colors(["Teacher", "BAN-1"])
-    still = stills.picture(stills.loss(teacher, student, 0), alt)
+    facts["colors"] = colors(["Teacher", "BAN-1"])
+    p, q = (torch.tensor(logits).softmax(0) for logits in (teacher, student))
+    terms = {"label: q \u2212 onehot": q - torch.eye(len(q))[0], "teacher: q \u2212 p": q - p}
+    terms["sum"] = sum(terms.values())
+    panels = {name: {f"class {c}": v.item() for c, v in enumerate(t)} for name, t in terms.items()}
+    shades = dict(zip(list(terms)[1:], facts["colors"].values(), strict=True))
+    still = bars(alt, panels, shades, "gradient of the student's logits", (-1, 1))
     return Explorable("loss", number, facts, still, caption, source)
 
 
 def cost(number, result, views, caption, alt, source="", epochs=200, students=3):
-    """What a student costs whose teacher is asked online, or remembers its answers.
+    """What a student costs whose teacher is asked online, or remembers its answers (chapter 6).
 
     result: a "loop" measurement of `figures.speed.measurements`; views: of each training image.
     """
     names = {"plain": "plain", "later": "distill_later", "online": "distill_online"}
-    speeds = result["images_per_second"]
-    facts = {name: 1 / speeds[key] for name, key in (names | {"answer": "fill"}).items()}
+    names["answer"] = "fill"
+    facts = {name: 1 / result["images_per_second"][key] for name, key in names.items()}
+    asked, unit = share(epochs, views) / students * facts["answer"], facts["plain"]
+    costs = {"labels alone": 1, "teacher online": facts["online"] / unit}
+    costs["teacher remembers"] = (facts["later"] + asked) / unit
     facts |= {"views": views, "epochs": epochs, "students": students}
-    facts["colors"] = data.colors(["Teacher", "BAN-1"])
-    asked = share(epochs, views) / students * facts["answer"]
-    times = {"labels alone": facts["plain"], "teacher online": facts["online"]}
-    times["teacher remembers"] = facts["later"] + asked
-    units = {name: value / facts["plain"] for name, value in times.items()}
-    title = "time of one student"
-    shades = {title: facts["colors"]["BAN-1"]}
-    still = stills.picture(stills.bars({title: units}, shades, "in plain training runs"), alt)
+    facts["colors"] = shades = colors(["Teacher", "BAN-1"])
+    shades = {"teacher online": shades["Teacher"], "teacher remembers": shades["BAN-1"]}
+    title = f"{students} students of {epochs} epochs"
+    still = bars(alt, {title: costs}, shades, "time of each, in plain training runs")
     return Explorable("cost", number, facts, still, caption, source)
 
 
 def ledger(number, board, caption, alt, source=""):
-    """All cells of `ledger.ledger`: sort, filter, and open a row for the rest of its columns."""
-    facts = {"rows": data.rows(board), "columns": list(LEDGER), "label": alt}
-    still = stills.table(
-        LEDGER, [[stills.text(row[name]) for name in LEDGER] for row in facts["rows"]]
-    )
+    """All cells of `ledger.ledger`: sort, filter, and open a row for the rest (chapter 7)."""
+    datasets = {name: profile.dataset for name, profile in PROFILES.items()}
+    cells = board.assign(dataset=board["profile"].map(datasets)).astype(object)
+    rows = cells.where(cells.notna(), None).to_dict("records")
+    facts = {"rows": rows, "columns": list(LEDGER), "label": alt}
+    shown = cells[list(LEDGER)].map(lambda v: v if isinstance(v, str) else numbers.number(v))
+    still = f'<div class="ban-scroll">{shown.to_html(index=False, border=0)}</div>'
     return Explorable("ledger", number, facts, still, caption, source)
-
-
-def live_training(number="2.0", network="DenseNetBC-10-4", gens=2, store=None):
-    """Raise a small lineage and watch it; in Jupyter alone, where there is a kernel to train."""
-    return Training(number, network, gens, store)

@@ -11,7 +11,7 @@ export function soften(probabilities, temperature) {
 export function mount(root, data) {
   const { members, classes, label, predicted } = data, probabilities = decoded(data.probabilities, Float32Array);
   const pixels = decoded(data.pixels), [channels, height, width] = data.size, students = members.slice(1);
-  const state = live(), tell = live("ban-tell"), bars = make("div", { class: "ban-side" });
+  const state = live(), tell = live("ban-tell"), bars = make("div", { class: "ban-side ban-small" });
   const canvas = make("canvas", { width, height, role: "img" });
   let temperature = 1, student = students.length ? 1 : 0, kind = "all", found = [], place = 0;
   const right = (image, member) => predicted[image][member] === label[image];
@@ -29,8 +29,8 @@ export function mount(root, data) {
     draw();
   };
   const back = button("‹ previous", step(-1)), on = button("next ›", step(1));
-  const filter = choice("show", Object.fromEntries(Object.entries(kinds).map(([key, [text]]) => [key, text])), value => { kind = value; sift(); });
-  const who = choice("student", Object.fromEntries(students.map(({ name }, i) => [i + 1, name])), value => { student = +value; sift(); });
+  const filter = choice("show", Object.entries(kinds).map(([key, [text]]) => [key, text]), value => { kind = value; sift(); });
+  const who = choice("student", students.map(({ name }, i) => [i + 1, name]), value => { student = +value; sift(); });
   const warmth = slider("temperature", { min: -1, max: 4, step: 0.02, value: 0, show: v => number(2 ** v) },
     value => { temperature = 2 ** value; draw(); });
 
@@ -58,10 +58,10 @@ export function mount(root, data) {
     const start = (image * members.length + member) * classes.length;
     const soft = soften(probabilities.subarray(start, start + classes.length), temperature), points = [];
     const mark = c => `${c === label[image] ? "▸ " : ""}${classes[c]}`, { name, run } = members[member];
-    const left = Math.min(120, 24 + 7 * Math.max(...shown.map(c => classes[c].length)));
+    const left = Math.min(110, 20 + 7 * Math.max(...shown.map(c => classes[c].length)));
     const said = `${name} says ${classes[predicted[image][member]]}`;
     const { node, X, Y, add } = chart({
-      label: `Probabilities of ${name}; the mark is at the true class.`, height: 40 + 20 * shown.length, left, x: [0, 1], y: [shown.length - 0.4, -0.6],
+      label: `Probabilities of ${name}; the mark is at the true class.`, width: 190, height: 36 + 18 * shown.length, left, x: [0, 1], y: [shown.length - 0.4, -0.6],
       xTicks: [[0, "0"], [0.5, "0.5"], [1, "1"]], yTicks: shown.map((c, row) => [row, mark(c)]),
     });
     for (const [row, c] of shown.entries()) {

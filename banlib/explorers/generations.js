@@ -10,13 +10,13 @@ export function mount(root, data) {
   const generationsSlider = slider("generations", { min: 0, max: reach, value: reach }, value => { reach = value; draw(); });
   const seedsSlider = slider("seeds", { min: 1, max: seeds, value: seeds, show: n => (n === 1 ? "the first" : `the first ${n}`) },
     value => { seeds = value; draw(); });
-  const profile = choice("measured", data.sets.map(each => each.title), value => {
+  const profile = choice("measured", data.sets.map((each, place) => [place, each.title]), value => {
     set = data.sets[value];
     reach = generationsSlider.reset({ min: 0, max: most().generations, value: most().generations });
     seeds = seedsSlider.reset({ min: 1, max: most().seeds, value: most().seeds });
     draw();
   });
-  const paper = choice("the paper's row", Object.fromEntries(data.paper.map(row => [row.network, row.network])),
+  const paper = choice("the paper's row", data.paper.map(row => [row.network, row.network]),
     value => { network = value; draw(); });
 
   const half = errors => {

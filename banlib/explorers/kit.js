@@ -48,9 +48,10 @@ function slider(text, { min, max, step = 1, value, show = String }, change) {
   });
 }
 
+// options: [[value, name], ...]
 function choice(text, options, change) {
   const choose = event => change(event.target.value);
-  const list = Object.entries(options).map(([value, name]) => make("option", { value }, name));
+  const list = options.map(([value, name]) => make("option", { value }, name));
   return make("label", { class: "ban-control" }, make("span", {}, text), make("select", { onchange: choose }, ...list));
 }
 
@@ -79,8 +80,8 @@ function legend(colors) {
 
 // Axes; x and y: [low, high]; ticks: [[value, text], ...]. Returns the SVG, its scales X and Y, and
 // add(name, properties, text). staggered: long words below x alternate between two lines.
-function chart({ label, height = 220, x, y, xLabel = "", yLabel = "", xTicks, yTicks, left = 46, staggered = false }) {
-  const width = 380, right = 10, top = 10, bottom = (xLabel ? 38 : 22) + (staggered ? 14 : 0);
+function chart({ label, height = 220, x, y, xLabel = "", yLabel = "", xTicks, yTicks, left = 46, width = 380, staggered = false }) {
+  const right = 10, top = 10, bottom = (xLabel ? 38 : 22) + (staggered ? 14 : 0);
   const node = make("svg:svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
   const X = value => left + ((value - x[0]) / (x[1] - x[0])) * (width - left - right);
   const Y = value => height - bottom - ((value - y[0]) / (y[1] - y[0])) * (height - top - bottom);

@@ -24,7 +24,7 @@ export function mount(root, data) {
 
   const pick = (name, all) => {
     const values = [...new Set(rows.map(row => row[name]))].filter(value => value != null);
-    return choice(NAMES[name], { "": all, ...Object.fromEntries(values.map(value => [value, `${value}`])) }, value => { filters[name] = value; draw(); });
+    return choice(NAMES[name], [["", all], ...values.map(value => [value, `${value}`])], value => { filters[name] = value; draw(); });
   };
   const heads = columns.map(name => {
     const sort = () => {

@@ -1,6 +1,6 @@
 """Live training: a small lineage raised by a child process, watched through the store's files.
 
-The child reads its orders from a pipe and leaves when that closes, so it never outlives the kernel.
+The child reads its orders from a pipe and leaves when that closes, so it doesn't outlive a kernel.
 """
 
 import asyncio
@@ -10,13 +10,13 @@ import sys
 import threading
 from functools import partial
 
-from banlib.explorers import stills
-from banlib.explorers.data import colors
 from banlib.explorers.explorer import Explorer, Widget
+from banlib.explorers.stills import colors, picture
 from banlib.figures.generations import lineage_diagram
 from banlib.runs.engines import Plan, Worker, attend
 from banlib.runs.lineage import plan
 from banlib.runs.parameters import check_parameters
+from banlib.runs.recipe import BadInput
 from banlib.runs.store import Store
 from banlib.runs.work import read_metrics
 
@@ -31,63 +31,63 @@ ALT = "The teacher learns from labels; each student also learns from the generat
 
 
 class Lineage(Widget):
-    """Its data hold status, note and rows of runs; it obeys {"do": "start", "seed"} and "stop"."""
+    """It obeys {"do": "start", "seed": 3} and {"do": "stop"}; its data hold what was noted."""
 
     def __init__(self, settings, store, **traits):
         super().__init__(**traits)
-        self.settings, self.store, self.thread = settings, store, None
-        self.on_msg(lambda _, message, __: self.obey(message))
+        self.settings, self.store, self.watcher = settings, store or Store(), None
+        self.on_msg(lambda widget, message, buffers: self.obey(**message))
 
-    def obey(self, message):
-        if message["do"] == "stop" and self.thread:
+    def obey(self, do, seed=None):
+        running = self.watcher and not self.watcher.done()
+        if do == "stop" and running:
             self.plan.until = -math.inf
             self.worker.stop()
-        elif message["do"] == "start" and not self.thread:
-            seeds = (int(message["seed"]),)
-            self.specs = plan(self.settings._replace(seeds=seeds))[seeds[0]]
-            missing = [s for s in self.specs if self.store.status(s.run_id) != "finished"]
-            self.plan = Plan({spec.run_id: spec for spec in missing})
-            self.worker = Worker(self.store, {"OMP_NUM_THREADS": "1"}, "cpu", 1, {})
-            self.worker.command = [sys.executable, "-c", CODE]
-            train = partial(self.worker.train, math.inf)
-            self.thread = threading.Thread(target=attend, args=(self.plan, train), daemon=True)
-            self.thread.start()
-            self.watcher = asyncio.ensure_future(self.watch())
+        elif do == "start" and not running:
+            self.watcher = asyncio.ensure_future(self.train(seed))
 
-    async def watch(self):
-        while self.thread.is_alive():
-            self.show("training")
+    async def train(self, seed):
+        try:
+            settings = check_parameters("digits", self.settings.network, self.settings.gens, [seed])
+        except BadInput as error:
+            return self.show("failed", [], str(error))
+        [specs] = plan(self.settings._replace(seeds=settings.seeds)).values()
+        missing = [spec for spec in specs if self.store.status(spec.run_id) != "finished"]
+        self.plan = Plan({spec.run_id: spec for spec in missing})
+        self.worker = Worker(self.store, {"OMP_NUM_THREADS": "1"}, "cpu", 1, {})
+        self.worker.command = [sys.executable, "-c", CODE]
+        work = self.plan, partial(self.worker.train, math.inf)
+        thread = threading.Thread(target=attend, args=work, daemon=True)
+        thread.start()
+        while thread.is_alive():
+            self.show("stopping" if self.plan.until < 0 else "training", specs)
             await asyncio.sleep(SECONDS)
         self.worker.close()
-        self.thread = None
         failures = "; ".join(self.plan.failures.values())
         left = len(self.plan.done) < len(self.plan.missing)
-        self.show("failed" if failures else "stopped" if left else "finished", failures)
+        self.show("failed" if failures else "stopped" if left else "finished", specs, failures)
 
-    def show(self, status, note=""):
-        runs = [{"name": spec.name, "rows": self.rows(spec)} for spec in self.specs]
+    def show(self, status, specs, note=""):
+        runs = [{"name": spec.name, "rows": self.rows(spec.run_id)} for spec in specs]
         self.data = self.data | {"status": status, "note": note, "runs": runs}
 
-    def rows(self, spec):
+    def rows(self, run_id):
         """[epoch, training loss, test error] of each epoch noted so far."""
         for folder in (self.store.root, self.store.root / "live"):
             with contextlib.suppress(OSError):
-                rows = read_metrics(folder / spec.run_id / "metrics.jsonl")
-                return [[r["epoch"], r["train_loss"], r.get("test_error")] for r in rows]
+                rows = read_metrics(folder / run_id / "metrics.jsonl")
+                return [[row["epoch"], row["train_loss"], row["test_error"]] for row in rows]
         return []
 
 
-class Training(Explorer):
-    def __init__(self, number, network, gens, store):
-        settings = check_parameters("digits", network, gens, 1)
-        recipe = settings.profile.recipe.model_copy(update={"test_every": 1})
-        self.settings = settings._replace(profile=settings.profile._replace(recipe=recipe))
-        self.store = store or Store()
-        data = {"status": "new", "note": "", "seed": 100, "epochs": recipe.epochs, "runs": []}
-        names = ["Teacher", *(f"BAN-{k}" for k in range(1, gens + 1))]
-        data |= {"network": settings.network, "colors": colors(names)}
-        still = stills.picture(lineage_diagram(gens), ALT)
-        super().__init__("live_training", number, data, still, CAPTION)
-
-    def widget_class(self, **traits):
-        return Lineage(self.settings, self.store, **traits)
+def live_training(number="2.0", network="DenseNetBC-10-4", gens=2, store=None):
+    """Raise a small lineage on the digits and watch it; with a kernel, so in Jupyter alone."""
+    settings = check_parameters("digits", network, gens, 1)
+    recipe = settings.profile.recipe.model_copy(update={"test_every": 1})
+    settings = settings._replace(profile=settings.profile._replace(recipe=recipe))
+    names = ["Teacher", *(f"BAN-{k}" for k in range(1, gens + 1))]
+    data = {"status": "new", "note": "", "seed": 100, "epochs": recipe.epochs, "runs": []}
+    still = picture(lineage_diagram(gens), ALT)
+    explorer = Explorer("live_training", number, data | {"colors": colors(names)}, still, CAPTION)
+    explorer.widget_class = partial(Lineage, settings, store)
+    return explorer

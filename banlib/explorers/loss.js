@@ -25,7 +25,7 @@ export function mount(root, data) {
     }));
     return make("fieldset", {}, make("legend", {}, `${who}’s logits`), ...each);
   };
-  const names = Object.fromEntries(classes.map(c => [c, `class ${c}`]));
+  const names = classes.map(c => [c, `class ${c}`]);
 
   // Bars of several series for each class, side by side.
   function bars(title, yLabel, y, series) {
