@@ -59,15 +59,17 @@ def small_book(folder, chapters=("01_teacher", "02_ban_densenet")):
 
 
 def solutions(path):
-    """{exercise: its solution's text} of a chapter."""
+    """{exercise, such as "2.1": its hint and solution as they are written} of a chapter."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     prose = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-    return dict(re.findall(r"^```\{solution\} (\S+)\n(.*?)^```$", prose, flags=re.DOTALL | re.MULTILINE))
+    parts = re.split(r"^##+ (.*)$", prose, flags=re.MULTILINE)
+    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
+    return {re.search(r"\d\.\d", head)[0]: text for head, text in sections.items() if head.startswith("Exercise ")}
 
 
 def solution_code(text):
     """The code blocks of a solution."""
-    return re.findall(r"^:::\{code-block\} python\n(.*?)^:::$", text, flags=re.DOTALL | re.MULTILINE)
+    return re.findall(r"^```python\n(.*?)^```$", text.partition("<summary>Solution</summary>")[2], flags=re.DOTALL | re.MULTILINE)
 
 
 def append_solutions(path):
@@ -75,7 +77,7 @@ def append_solutions(path):
     chapter = json.loads(path.read_text(encoding="utf-8"))
     for exercise, text in solutions(path).items():
         for number, code in enumerate(solution_code(text)):
-            cell = {"cell_type": "code", "id": f"{exercise}-{number}", "source": code, "outputs": []}
+            cell = {"cell_type": "code", "id": f"exercise-{exercise.replace('.', '-')}-{number}", "source": code, "outputs": []}
             cell |= {"execution_count": None, "metadata": {"tags": ["remove-cell", "solution"]}}
             chapter["cells"].append(cell)
     path.write_text(json.dumps(chapter), encoding="utf-8")
