@@ -262,7 +262,7 @@ def test_the_glossary_is_sorted_and_defines_each_term():
 
 def test_every_reference_is_annotated_and_every_citation_exists():
     text = (ROOT / "book/bibliography.md").read_text(encoding="utf-8")
-    entries = re.findall(r'^<a id="([a-z]+\d{4}[a-z]+)"></a>\*\*.+ \((\d{4})\)\.\*\* [^*]+, \*[^*]+\*', text, re.M)
+    entries = re.findall(r'^<a id="([a-z]+\d{4}[a-z]+)"></a>\*\*.+ \((\d{4})\)\.\*\* [^*]+,\s\*[^*]+\*', text, re.M)
     keys = [key for key, _ in entries]
     assert len(set(keys)) == len(keys) == len(re.findall("<a id=", text)) > 15
     assert all(year in key for key, year in entries)
