@@ -8,8 +8,8 @@ import pytest
 import torch
 from scipy import stats
 
+from banlib.paper import findings, statistics
 from banlib.paper import printed as paper
-from banlib.paper import statistics
 from banlib.runs.recipe import generation_name
 
 
@@ -146,7 +146,7 @@ def test_differences_that_agree_but_for_the_last_bit_are_undecided():
     assert (table["error"][2] - table["error"][0]) != (table["error"][3] - table["error"][1]), "no rounding to test"
     [row] = statistics.paired(table).to_dict("records")
     assert (row["ci95"], statistics.word(row)) == (0, "undecided") and math.isnan(row["p"])
-    assert "beats" not in statistics.verdict(row)
+    assert "beats" not in findings.result([row], "its teacher")
 
 
 def test_a_claim_is_made_beside_the_control_alone():
@@ -171,8 +171,7 @@ def test_gains_over_teacher_and_control_stand_beside_each_other():
     """The issue's numbers: BAN-1 gains over its teacher, and nothing over a doubled label loss."""
     table = frame(Teacher=[9.0, 8.6, 8.8], **{"BAN-1": [6.7, 6.4, 6.6], "BAN-2": [6.0, 5.9, 5.8]})
     runs = controls(**{"labels x2": [6.6, 6.5, 6.5], "teacher": [9.3, 8.8, 9.2]})
-    found, sentence = statistics.against_controls(table, runs)
-    rows = found.set_index("name")
+    rows = statistics.gains(table, runs).set_index("name")
     assert list(rows.index) == ["Teacher", "BAN-1", "BAN-2", "labels x2", "teacher"]
     assert rows.loc["BAN-1", "gain"] == pytest.approx((2.3 + 2.2 + 2.2) / 3)
     assert rows.loc["BAN-1", "gain_ci95"] == pytest.approx(4.303 * math.sqrt(0.01 / 3) / math.sqrt(3), rel=1e-3)
@@ -181,22 +180,9 @@ def test_gains_over_teacher_and_control_stand_beside_each_other():
         "Teacher": "", "BAN-1": "better", "BAN-2": "better", "labels x2": "better", "teacher": "worse"}  # fmt: skip
     assert rows["control"].to_dict() == {
         "Teacher": "worse", "BAN-1": "undecided", "BAN-2": "better", "labels x2": "", "teacher": "worse"}  # fmt: skip
-    assert sentence == (
-        "BAN-1 beats its teacher (+2.23 ± 0.14 points), but it does not clearly differ from labels x2, which has no "
-        "teacher (-0.03 ± 0.29 points); 95 % intervals over 3 seeds, one set of test images.")  # fmt: skip
-    second = statistics.against_controls(table, runs, "BAN-2")[1]
-    assert "beats its teacher (+2.90" in second and ", and it beats labels x2, which has no teacher (+0.63" in second
-
-
-def test_a_gain_without_its_control_or_from_one_seed_says_so():
-    table = frame(Teacher=[9.0, 8.6, 8.8], **{"BAN-1": [6.7, 6.4, 6.6], "Ens*2": [5, 5, 5]})
-    table.loc[table["name"] == "Ens*2", "members"] = 2
-    found, sentence = statistics.against_controls(table, {})
-    assert found["name"].tolist() == ["Teacher", "BAN-1"], "ensembles have no control of their own here"
-    assert "beats its teacher" in sentence and "was not compared with labels x2" in sentence
-    one = frame(Teacher=[9.0], **{"BAN-1": [6.7]})
-    sentence = statistics.against_controls(one, controls(**{"labels x2": [6.6]}))[1]
-    assert "beats" not in sentence and "one seed, so no interval" in sentence and "nan" not in sentence
+    table.loc[table["name"] == "BAN-2", "members"] = 2
+    names = statistics.gains(table, {})["name"].tolist()
+    assert names == ["Teacher", "BAN-1"], "ensembles have no control of their own here"
 
 
 def test_the_papers_row_stands_beside_ours():
@@ -257,6 +243,23 @@ def test_strangers_are_averaged_in_groups_that_share_nobody():
     assert found[found["size"] == 2]["error"].tolist() == pytest.approx([40, 20])
     # Of three, two that err with 0.8 outvote one that is right with 0.9: the middle one counts.
     assert found[found["size"] == 3]["error"].tolist() == pytest.approx([40])
+
+
+def test_a_lineage_is_compared_with_strangers_in_groups_that_share_no_seed():
+    """Five seeds: two pairs of unrelated teachers, and of the same seeds the mean of all pairs of a lineage."""
+    ours = lineages({seed: [wrong, 1, 1] for seed, wrong in enumerate([6, 4, 2, 8, 1])})
+    table = statistics.company(ours).set_index("size")
+    assert table["seeds"].to_dict() == {1: 5, 2: 2, 3: 1}
+    # Seeds 0 and 1: every pair of (6, 1, 1) and of (4, 1, 1) errs on one image of ten; the teachers' pair on four.
+    # Seeds 2 and 3 likewise, and the teachers' pair errs on two.
+    assert table.loc[2, "difference"] == pytest.approx(10 - (40 + 20) / 2)
+
+
+def test_agreement_is_measured_within_a_lineage_and_between_strangers():
+    table = statistics.agreements(lineages({0: [3, 2, 1], 1: [5, 5, 5], 2: [1, 1, 1]}))
+    by_kind = table.groupby("kind")["agreement"].agg(list)
+    assert by_kind["a student and its teacher"] == pytest.approx([90, 100, 100])
+    assert by_kind["two unrelated teachers"] == pytest.approx([80]), "seed 2 has no partner"
 
 
 def test_a_time_box_counts_each_run_once():

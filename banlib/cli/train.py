@@ -32,7 +32,7 @@ def lineage(profile, network, gens, seeds, device, store, no_controls, plan, as_
     settings, how = check_parameters(profile, network, gens, seeds), shared.check_how(**how)
 
     from banlib import models
-    from banlib.paper import statistics
+    from banlib.paper import findings, numbers, statistics
     from banlib.runs import lineage
 
     models.params(settings.network)  # refuses a network too large to build
@@ -49,10 +49,10 @@ def lineage(profile, network, gens, seeds, device, store, no_controls, plan, as_
     beside = statistics.beside_paper(errors, settings.network, controls)
     shared.emit(beside.dropna(axis=1, how="all").rename(columns={"paper": "paper, CIFAR-100"}))
     if controls:
-        table, sentence = statistics.against_controls(errors, controls)
+        table, sentence = statistics.gains(errors, controls), findings.students(errors, controls)
         click.echo("\ngains in points, over the teacher and over the control")
         shared.emit(table.dropna(axis=1, how="all"))
-        click.echo(f"\n{sentence}")
+        click.echo(f"\n{numbers.plain(sentence)}")
     click.echo(f"\n{statistics.provenance(lineages)}")
 
 

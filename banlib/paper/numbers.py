@@ -2,6 +2,7 @@
 
 import html
 import math
+import re
 from decimal import ROUND_HALF_UP, Decimal, localcontext
 from numbers import Integral
 
@@ -55,3 +56,8 @@ def sourced(value, text):
         return text
     source = int(value) if isinstance(value, Integral) else float(value)
     return f'<data value="{source!r}">{html.escape(text)}</data>'
+
+
+def plain(text):
+    """Markdown with `data` in it, as a terminal shows it."""
+    return html.unescape(re.sub("<[^>]+>|`", "", text))

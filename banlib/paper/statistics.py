@@ -75,6 +75,40 @@ def teachers_together(lineages):
     return pd.DataFrame(rows, columns=["seed", "size", "error"])
 
 
+def company(lineages):
+    """A lineage's generations against as many unrelated teachers: size, and of `difference`.
+
+    Of a lineage the mean of all its subsets of a size. Paired by the groups of seeds whose teachers
+    are averaged, which share no seed; seeds: the number of groups.
+    """
+    own = subsets(lineages).groupby(["size", "seed"])["error"].mean()
+    seeds, rows = list(lineages.runs), []
+    for size, strangers in teachers_together(lineages).groupby("size"):
+        starts = range(0, size * len(strangers), size)
+        ours = [own[size].reindex(seeds[start : start + size]).mean() for start in starts]
+        rows.append({"size": size} | difference(pd.Series(ours) - strangers["error"].array))
+    return pd.DataFrame(rows)
+
+
+def agreements(lineages):
+    """On how many test images, in %, two networks predict one class: kind, seed, agreement.
+
+    kind: a student and its teacher (the mean over a lineage), or unrelated teachers (seeds in
+    pairs that share none).
+    """
+
+    def same(one, other):
+        return 100 * (one.predicted == other.predicted).double().mean().item()
+
+    rows, chains = [], list(lineages.runs.items())
+    for seed, chain in chains:
+        pairs = [same(*pair) for pair in itertools.pairwise(chain)]
+        rows += [("a student and its teacher", seed, sum(pairs) / len(pairs))] if pairs else []
+    for (seed, chain), (_, other) in zip(chains[::2], chains[1::2], strict=False):
+        rows.append(("two unrelated teachers", seed, same(chain[0], other[0])))
+    return pd.DataFrame(rows, columns=["kind", "seed", "agreement"])
+
+
 def interval(values):
     """(mean, half-width of its 95 % t interval): NaN for fewer than two values, 0 for equals."""
     values = pd.Series(list(values), dtype=float)
@@ -135,13 +169,6 @@ def word(entry):
     return "better" if entry["difference"] < 0 else "worse"
 
 
-def verdict(entry, control=None):
-    """A row of `paired` in words, and beside it the same model's row against CONTROL, if any."""
-    claims = {"better": "beats its teacher", "worse": "worse than its teacher"}
-    beside = word(control) if control else "not run"
-    return f"{claims.get(word(entry), word(entry))} ({CONTROL}: {beside})"
-
-
 def with_controls(frame, controls):
     """The rows of `errors`, and one for each control: {name: {seed: Run}}."""
     rows = [
@@ -152,52 +179,39 @@ def with_controls(frame, controls):
     return pd.concat([frame, pd.DataFrame(rows)]) if rows else frame
 
 
-def against_controls(frame, controls, student="BAN-1"):
-    """(table, sentence): does a student beat its teacher, and also the same step without one?
+def gains(frame, controls):
+    """Each single network's gain over its teacher, and over the same step without one, in points.
 
-    frame: `errors`; controls: {name: {seed: Run}}, of `lineage.raise_controls`. A row for each
-    single network: the columns of `summary`; gain (over the teacher, points, positive if better),
-    gain_ci95, teacher (`word`); control_gain (over "labels x2"), control_gain_ci95, control.
+    frame: `errors`; controls: {name: {seed: Run}}, of `lineage.raise_controls`. The columns of
+    `summary`; gain (positive if better), gain_ci95, teacher (`word`); control_gain (over CONTROL),
+    control_gain_ci95, control (`word`).
     """
     frame = with_controls(frame, controls).query("members == 1")
-    table, clauses = summary(frame).set_index("name"), []
-    rivals = {"Teacher": "its teacher", CONTROL: f"{CONTROL}, which has no teacher"}
+    table = summary(frame).set_index("name")
     for against, prefix in {"Teacher": "", CONTROL: "control_"}.items():
         pairs = paired(frame, against).set_index("name")
         table[f"{prefix}gain"], table[f"{prefix}gain_ci95"] = -pairs["difference"], pairs["ci95"]
-        entries = pairs.to_dict("index")
-        words = [word(entries[name]) if name in entries else "" for name in table.index]
-        table[prefix.rstrip("_") or "teacher"] = words
-        clauses.append(_clause(entries.get(student), rivals[against]))
-    seeds = table.loc[student, "seeds"]
-    scope = f"95 % intervals over {seeds} seeds" if seeds > 1 else "one seed, so no interval"
-    joint = "and" if table["teacher"][student] == table["control"][student] else "but"
-    sentence = f"{student} {clauses[0]}, {joint} it {clauses[1]}; {scope}, one set of test images."
-    return table.reset_index(), sentence
-
-
-def _clause(entry, rival):
-    if entry is None:
-        return f"was not compared with {rival}"
-    verbs = {"better": "beats", "worse": "is worse than"}
-    half = f" ± {entry['ci95']:.2f}" if entry["seeds"] > 1 else ""
-    gain = f"({-entry['difference']:+.2f}{half} points)"
-    return f"{verbs.get(word(entry), 'does not clearly differ from')} {rival} {gain}"
+        words = {name: word(entry) for name, entry in pairs.to_dict("index").items()}
+        table[prefix.rstrip("_") or "teacher"] = [words.get(name, "") for name in table.index]
+    return table.reset_index()
 
 
 def beside_paper(frame, network, controls=None):
     """Table 1's row of a network beside ours: name, paper (%), measured (%), ci95, seeds, binomial.
 
     And verdict, which is about the claim, not about the value: that belongs to another dataset or
-    size unless network and recipe are the paper's. controls: as for `against_controls`.
+    size unless network and recipe are the paper's. controls: as for `gains`.
     """
     row, table = printed.row(network), summary(frame).rename(columns={"mean": "measured"})
     in_paper = [row and row.errors.get(COLUMNS.get(name, name)) for name in table["name"]]
     table.insert(1, "paper", in_paper)
     both = with_controls(frame, controls or {})
-    control = {entry["name"]: entry for entry in paired(both, CONTROL).to_dict("records")}
-    pairs = {entry["name"]: entry for entry in paired(frame).to_dict("records")}
-    words = {name: verdict(entry, control.get(name)) for name, entry in pairs.items()}
+    control = {entry["name"]: word(entry) for entry in paired(both, CONTROL).to_dict("records")}
+    claims = {"better": "beats its teacher", "worse": "worse than its teacher"}
+    words = {}
+    for entry in paired(frame).to_dict("records"):
+        beside = control.get(entry["name"], "not run")
+        words[entry["name"]] = f"{claims.get(word(entry), word(entry))} ({CONTROL}: {beside})"
     return table.assign(verdict=[words.get(name, "") for name in table["name"]])
 
 
