@@ -208,3 +208,14 @@ def test_a_guess_of_one_seed_stays_a_guess():
     row = statistics.paired(frame(Teacher=[9], BAN_1=[8])).to_dict("records")[0]
     text = words(findings.guess("BAN-1 errs less than BAN-2", row))
     assert "One seed cannot tell" in text and "labels x2" not in text
+
+
+def test_a_time_box_counts_each_run_once():
+    def run(name, seconds):
+        return types.SimpleNamespace(run_id=name, results={"seconds": seconds}, environments=[{"hardware": "abacus"}])
+
+    one, other = run("a", 60), run("b", 33)
+    lineages = types.SimpleNamespace(runs={0: [one], 1: [other]})
+    text = words(findings.time(20, lineages, [one]))
+    assert "about 20 minutes" in text and "took 1.6 minutes of one process (abacus)" in text, "93 seconds are 1.55"
+    assert "Reading" not in findings.time(None, [one])

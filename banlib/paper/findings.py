@@ -110,6 +110,19 @@ def _called(name):
     return f"`{name}`" if name[0].islower() else name
 
 
+def time(reading, *several):
+    """A chapter's time box. reading: minutes or None; several: `Lineages`, or lists of runs."""
+    runs = {run.run_id: run for each in several for run in _runs(each)}.values()
+    words = f"Reading takes about {reading} minutes. " if reading else ""
+    minutes = data(sum(run.results["seconds"] for run in runs) / 60, 1)
+    hardware = st.everywhere(runs, "hardware")
+    return f"{words}The networks on this page took {minutes} minutes of one process ({hardware})."
+
+
+def _runs(several):
+    return several if isinstance(several, list) else sum(several.runs.values(), [])
+
+
 def teacher(errors):
     """The teacher's error and its spread over seeds, of `statistics.errors`."""
     own = errors[errors["name"] == "Teacher"]

@@ -1,0 +1,166 @@
+"""What the paper's tables and the clock say, in words, as `findings` does for lineages.
+
+Clear means that a 95 % interval over seeds excludes zero.
+"""
+
+import pandas as pd
+
+from banlib.paper import numbers, printed
+from banlib.paper import statistics as st
+from banlib.paper.findings import CONTROL, MISSING, listed, over, result, verbs
+from banlib.paper.ledger import PAPER_SETTING
+from banlib.paper.numbers import data
+
+CLOSE = 1.5  # %, between two counts of parameters
+UNLIKE = verbs(("does better than", "do better than"), ("does worse than", "do worse than"))
+TEACHER = printed.row("DenseNetBC-90-60").errors["Baseline"]
+TRIPLE = "the student", "the teacher", "the untaught network"
+SPECIAL = {"MatchWideResNet-4-0.5": "half as wide", "MatchWideResNet-1-1": "with one unit a stage"}
+REASONS = {  # how `why` begins where it speaks of a difference, and what that means
+    "undecided": "are not clear of zero",
+    "the other sign": "are clearly of the other sign",
+    "another effect": "are so much larger than the paper's that they are another effect",
+    "the paper's sign": "are much smaller than the paper's, or no better than the control's",
+}
+
+
+def count(number, noun):
+    return f"{data(number)} {noun}{'' if number == 1 else 's'}"
+
+
+def ends(shared, own):
+    """Students with ends of their own beside the same with the teacher's: of `ledger.by_seed`."""
+    pairs = shared.merge(own, on=["network", "column", "seed"]).query("column == 'BAN'")
+    rows = [
+        {"name": f"`{network}`"} | st.difference(pair["error_y"] - pair["error_x"])
+        for network, pair in pairs.groupby("network", sort=False)
+    ]
+    if not rows:
+        return "No student of table 2 was trained here."
+    text = result(rows, "with the teacher's ends", UNLIKE)
+    return f"{over(rows[0]['seeds'])}with ends of its own {text}."
+
+
+def order(frame, gains):
+    """Which of student, teacher and untaught student makes the fewest errors, by means."""
+    rows = [name for name, part in gains.groupby("network", sort=False) if len(part) == 2]
+    wins = {who: [0, 0] for who in TRIPLE}
+    for name in rows:
+        own, paper = frame[frame["network"] == name], printed.row(name).errors
+        mean = own.groupby("column")["error"].mean()
+        ours = mean["BAN"], own["reference"].mean(), mean["Baseline"]
+        for place, errors in enumerate([(paper["BAN"], TEACHER, paper["Baseline"]), ours]):
+            wins[min(zip(errors, TRIPLE, strict=True))[1]][place] += 1
+    if not rows:
+        return "None of the chosen rows has all three numbers, so there is no order to compare."
+    told = listed(f"{who} {data(paper)} and {data(here)}" for who, (paper, here) in wins.items())
+    text = f"Of the {data(len(rows))} rows with all three numbers, the best was in so many "
+    text += f"(first the paper's, then ours, by the mean error): {told}."
+    for row in gains[gains["against"] == "teacher"].to_dict("records"):
+        if what := SPECIAL.get(row["network"]):
+            here = numbers.interval(row["share"], row["ci95"], 0, sign=True, text=data)
+            paper = data(row["paper_share"], 0, sign=True)
+            text += f" The student {what} avoids {here} % of its teacher's errors here, {paper} %"
+            text += " in the paper."
+    return f"{text} {MISSING}"
+
+
+def networks(audit):
+    """How many parameter counts agree, of `printed.audit`."""
+    apart = audit[audit["difference"].abs() >= CLOSE]
+    text = f"{data(len(audit) - len(apart))} of {count(len(audit), 'network')} have the paper's "
+    text += f"number of parameters to within {CLOSE:g} %."
+    told = [
+        f"`{row['name']}` has {data(row['params'] / 1e6)} million and not {row['params_printed']:g}"
+        for row in apart.to_dict("records")
+    ]
+    return f"{text} The others: {listed(told)}." if told else text
+
+
+def limits(board):
+    """What the counts of a `ledger` cannot say."""
+    texts = []
+    if not (board["profile"] == PAPER_SETTING).any():
+        texts.append(
+            "Nothing was measured with the paper's own networks and recipe, so no value can be "
+            "reproduced yet: what is tested is whether the claimed improvements show elsewhere."
+        )
+    taught = board[(board["column"] != "Baseline") & board["profile"].notna()]
+    if lacking := int(taught["control_gain"].isna().sum()):
+        texts.append(
+            f"For {data(lacking)} of {count(len(taught), 'student')} and ensembles the control "
+            f"{CONTROL} was not run; a longer step alone may explain what they gain."
+        )
+    return " ".join(texts)
+
+
+def missed(board):
+    """Why numbers of a `ledger` did not hold up, and which could not be judged."""
+    why = board.loc[board["verdict"] == "not", "why"]
+    if board["profile"].isna().all():
+        return "Nothing has been measured yet, so nothing could fail."
+    told = {
+        words: int(why.str.contains(rf"(?:^|; ){start}").sum()) for start, words in REASONS.items()
+    }
+    reasons = (
+        listed(f"{data(number)} {words}" for words, number in told.items() if number)
+        if len(why)
+        else ""
+    )
+    text = f"{count(len(why), 'number')} did not hold up"
+    text += f". Of their differences from the reference, {reasons}." if reasons else "."
+    for reason, group in board[board["verdict"] == "not run"].groupby("why", sort=False):
+        cells = [f"`{row.network}` {row.column}" for row in group.itertuples()]
+        text += f" No verdict for {listed(cells)}: {reason}."
+    return text
+
+
+def signs(board):
+    """How many of the paper's differences have its sign here, are clear, and are reproduced."""
+    known = board.dropna(subset=["share"])
+    if known.empty:
+        return "Nothing was measured that has a reference, so your guess can't be checked yet."
+    same = known[known["share"] * known["paper_share"] > 0]
+    clear = [
+        st.clear(*pair) for pair in zip(same["improvement"], same["improvement_ci95"], strict=True)
+    ]
+    done = int((board["verdict"] == "reproduced").sum())
+    return (
+        f"Of {count(len(known), 'difference')} from a reference, {data(len(same))} have the paper's "
+        f"sign here, and {data(sum(clear))} of these are clear of zero. {count(done, 'number')} "
+        f"{'counts' if done == 1 else 'count'} as reproduced."
+    )
+
+
+def speedup(result):
+    """How many times as fast as the usual loop, of a measurement of `benchmarks/loop.py`."""
+    kinds, told = {"plain": "on labels alone", "distill_remembered": "with a teacher"}, []
+    for name, words in kinds.items():
+        low, high = (data(each, 1) for each in result["ratio_range"][name])
+        ratio = data(result["ratio_to_usual_loop"][name], 1)
+        told.append(f"{ratio} times as fast {words} ({low} to {high} over the rounds)")
+    where = f"On {result['hardware']} and in {result['precision']}"
+    return f"{where}, this book's loop is {listed(told)}."
+
+
+def workers(rows):
+    """How far more workers help: rows of `cost.makespans`."""
+    first, last = rows[0], rows[-1]
+    times = data(first["seconds"] / last["seconds"], 1)
+    return (
+        f"{count(last['workers'], 'worker')} finish the plan {times} times as fast as "
+        f"{data(first['workers'])}, and are idle for {data(last['idle'], 0)} % of the time."
+    )
+
+
+def scale(result, share, rows):
+    """The outcome of chapter 6's guesses. share: of the answers that a teacher is asked for."""
+    text = (
+        f"Over two hundred epochs, {data(100 * (1 - share), 0)} % of what a teacher is asked it has "
+        "answered before. Four lineages are four chains, so they can't use more than four GPUs at "
+        f"a time. For the paper's table 1: {workers(rows)}"
+    )
+    if result is None:
+        return text
+    extra = 100 * (result["distill_over_plain"]["distill_online"]["median"] - 1)
+    return f"Asking a teacher about every batch made training {data(extra, 0)} % longer. {text}"
