@@ -293,9 +293,10 @@ def test_cases_3_and_4_a_damaged_resume_point_falls_back_to_the_one_before(undis
         newest.symlink_to(interrupted / "elsewhere")
     else:
         newest.write_bytes(newest.read_bytes()[: 1000 if harm == "truncated" else 0])
-    told = {"truncated": "has 1000 bytes, expected", "empty": "has 0 bytes, expected", "a link": "has 0 bytes",
-            "flipped": "digest that does not match"}[harm]  # fmt: skip
-    with pytest.warns(UserWarning, match=f"resume-000002 of run {teacher.run_id} .*{told}.*trying the one before"):
+    told = {"truncated": "has 1000 bytes, expected", "empty": "has 0 bytes, expected",
+            "a link": "is missing, a link, or no file", "flipped": "has SHA-256 .*, expected "}[harm]  # fmt: skip
+    said = f"resume point of run {teacher.run_id} is damaged: resume-000002.* {told}.*trying the one before"
+    with pytest.warns(UserWarning, match=said):
         run = train(teacher, store)
     assert outcome(run) == outcome(undisturbed.load(teacher.run_id))
 
@@ -999,7 +1000,7 @@ def test_case_29_a_resume_point_that_lacks_a_part_is_refused(teacher, store, int
 def test_case_29_metrics_without_a_resume_point_are_refused(teacher, store, interrupted):
     for _, path in points(interrupted):
         path.unlink()
-    with pytest.raises(RunDamaged, match="has metrics of finished epochs but no resume point; `banlib runs rm"):
+    with pytest.raises(RunDamaged, match="no resume point of run .* is whole; `banlib runs rm"):
         train(teacher, store)
 
 

@@ -52,22 +52,6 @@ def test_numerics_are_what_a_network_computes_in():
         assert network.stem.weight.is_contiguous(memory_format=numerics.memory_format)
 
 
-def test_a_resumed_run_goes_on_in_its_numerics_whatever_the_rule_says_now(tmp_path, monkeypatch):
-    """As runs do that an older version began, which chose by trials."""
-    monkeypatch.setattr(fit, "SAVE_SECONDS", 0)
-    rule, store = machine.numerics, Store(tmp_path / "runs")
-    monkeypatch.setattr(machine, "numerics", lambda *_: REFERENCE)
-    stop = fit.Training.epoch
-    monkeypatch.setattr(fit.Training, "epoch", lambda self, epoch, bar: stop(self, epoch, bar) if epoch < 3 else 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        fit.fit(tiny_spec(), store, "cpu", 1, False)
-    monkeypatch.setattr(machine, "numerics", rule)
-    monkeypatch.setattr(fit.Training, "epoch", stop)
-    with warnings.catch_warnings(action="error"):
-        run = fit.fit(tiny_spec(), store, "cpu", 1, False)
-    assert [environment["layout"] for environment in run.environments] == ["contiguous"] * 2
-
-
 @pytest.mark.parametrize("numerics, logits, gradient", [(FP32, 1e-5, 1e-4), (BF16, 0.05, 0.4)])
 def test_a_fast_step_is_the_reference_step(numerics, logits, gradient):
     """Same batch and weights: logits, loss and all gradients but for rounding, as parts of the reference's size.

@@ -143,10 +143,10 @@ def state(store, run_id):
             return status, [work.read_json(live / "diverged.json")["sentence"]]
         if status != "live":
             return status, store.problems(run_id) if status == "damaged" else []
-        points = [(path, work.read_point(path)[1]) for path in work.resume_points(live)]
+        points = [(path, work.point_problem(path)) for path in work.resume_points(live)]
         # whoever trains it has removed some meanwhile
-        damaged = [f"{path.name} {bad}" for path, bad in points if bad and path.exists()]
-        return status, [f"run {run_id}: {what}" for what in damaged]
+        damaged = [problem for path, problem in points if problem and path.exists()]
+        return status, [f"run {run_id}: {problem}" for problem in damaged]
     except work.STRANGE as error:
         return status, [f"run {run_id}: {error}"]
 

@@ -211,6 +211,15 @@ def dump(value):
     return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
 
 
-def sha256(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def problem_of(path, size, digest):
+    """What is wrong with a file that should have this size and SHA-256, or None."""
+    try:
+        if path.is_symlink() or not path.is_file():
+            return f"{path.name} is missing, a link, or no file"
+        if path.stat().st_size != size:
+            return f"{path.name} has {path.stat().st_size} bytes, expected {size}"
+        with open(path, "rb") as file:
+            if (found := hashlib.file_digest(file, "sha256").hexdigest()) != digest:
+                return f"{path.name} has SHA-256 {found[:16]}…, expected {str(digest)[:16]}…"
+    except OSError as error:
+        return f"{path.name} cannot be read ({error.strerror})"

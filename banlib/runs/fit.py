@@ -6,6 +6,7 @@ a resumed run sees what an undisturbed one would have seen.
 
 import contextlib
 import math
+import os
 import re
 import sys
 import threading
@@ -74,8 +75,8 @@ def fit(
         if dataset.digest != spec.dataset_digest:
             here, wanted = dataset.digest[:16], spec.dataset_digest[:16]
             raise ValueError(f"{spec.dataset} here has digest {here}…, the spec expects {wanted}…")
-        if store.status(spec.run_id) == "finished":
-            store.tidy(spec.run_id)
+        _, *litter = store.places(spec.run_id)  # of a crash just after the commit
+        if store.status(spec.run_id) == "finished" and not any(map(os.path.exists, litter)):
             return store.load(spec.run_id)
         if time.monotonic() > until:
             raise OutOfTime(f"{what} was not begun")
@@ -111,12 +112,11 @@ class Training:
     def __init__(self, what, spec, work, networks, dataset, device, until, how):
         self.what, self.spec, self.work, recipe = what, spec, work, spec.recipe
         self.until, self.started = until, time.perf_counter()
-        epochs, tensors, state = work.resume() or (0, None, {"rows": [], "environments": []})
-        self.finished, self.environments = (state["rows"], tensors), state["environments"]
-        self.saved, self.last_save = epochs, time.monotonic()
+        rows, tensors, self.environments = work.resume()
+        self.finished, self.saved, self.last_save = (rows, tensors), len(rows), time.monotonic()
 
         self.student, teacher, memory = networks
-        numerics = numerics_of(recipe, device, self.environments)
+        numerics = machine.numerics(recipe.precision, device)
         layout, self.autocast = numerics.memory_format, watched(what, numerics, device, until)
         shape, reserve, recomputed = dataset.train.images.shape[1:], 0, False
         if "compile" not in how["accelerate"]:  # a compiler weighs memory by itself
@@ -133,8 +133,9 @@ class Training:
         dataset = dataset.to(device)
         crops, center = (recipe.pad, recipe.flip, recipe.border), (dataset.mean, dataset.std)
         self.images = Augmented(dataset.train, *center, *crops, layout)
-        self.test_images = Augmented(dataset.test, *center, 0, False, "reflect", layout)
-        self.labels, self.test_labels = dataset.train.labels, dataset.test.labels
+        looked_at = Augmented(dataset.test, *center, 0, False, "reflect", layout)
+        self.test = self.student, looked_at, dataset.test.labels, self.autocast
+        self.labels = dataset.train.labels
         classes, self.teacher = len(dataset.classes), None
         if teacher is not None:
             teacher = teacher.to(device, memory_format=layout)
@@ -164,7 +165,7 @@ class Training:
                 for epoch in range(self.saved + 1, spec.recipe.epochs + 1):
                     probabilities = self.epoch(epoch, bar)
                 if probabilities is None:  # stopped between the last epoch and the commit
-                    probabilities, *_ = self.test()
+                    probabilities, *_ = tested(*self.test)
                 self.commit(probabilities)
             except Diverged as stop:
                 raise self.diverged(len(self.finished[0]) + 1, *stop.args) from None
@@ -191,14 +192,13 @@ class Training:
         row = {"epoch": epoch, "lr": recipe.lr_at(epoch), "train_loss": loss, "train_error": error}
         row["train_seconds"] = round(time.perf_counter() - begun, 4)
         if epoch % recipe.test_every == 0 or epoch == recipe.epochs:
-            probabilities, row["test_error"], row["test_nll"] = self.test()
+            probabilities, row["test_error"], row["test_nll"] = tested(*self.test)
             if not math.isfinite(row["test_nll"]):  # the epoch's last step spoilt the weights
                 raise Diverged(self.steps, f"the test loss is {row['test_nll']:g}")
         row["seconds"] = round(time.perf_counter() - begun, 4)
         self.finished = [*rows, row], pack(self.student, self.optimizer)
-        tested = [each["test_error"] for each in self.finished[0] if "test_error" in each]
-        shown = {"test": f"{tested[-1]:.2f} %"} if tested else {}
-        bar.set_postfix(shown | {"loss": f"{loss:.3f}", "train": f"{error:.1f} %"}, refresh=False)
+        shown = ("train_loss", "train_error", "test_error")
+        bar.set_postfix({name: row[name] for name in shown if name in row}, refresh=False)
         if time.monotonic() - self.last_save >= SAVE_SECONDS:
             self.save()
         return probabilities
@@ -250,19 +250,6 @@ class Training:
         self.work.give_up(sentence, epoch=epoch, step=step, lr=lr)
         return Diverged(sentence)
 
-    def test(self):
-        """(probabilities float16 [n, classes] on the CPU, error in %, loss in nats).
-
-        The error is that of the rounded probabilities: who reads them later finds the same.
-        """
-        logits, labels = (
-            loop.predict(self.student, self.test_images, self.autocast),
-            self.test_labels,
-        )
-        probabilities = logits.softmax(1).half()
-        error = 100 * (probabilities.argmax(1) != labels).double().mean().item()
-        return probabilities.cpu(), error, F.cross_entropy(logits, labels).item()
-
     def save(self):
         """Write a resume point of the newest finished epoch, if there is none yet."""
         rows, tensors = self.finished
@@ -280,8 +267,19 @@ class Training:
             "images_per_second": round(count * len(rows) / seconds, 1),
             "last_start_seconds": round(time.perf_counter() - self.started, 3),
         }
-        tested = self.student.state_dict(), probabilities, self.test_labels.cpu()
-        self.work.commit(results, rows, self.environments, *tested)
+        outputs = self.student.state_dict(), probabilities, self.test[2].cpu()
+        self.work.commit(results, rows, self.environments, *outputs)
+
+
+def tested(network, images, labels, autocast):
+    """(probabilities float16 [n, classes] on the CPU, error in %, loss in nats) of test images.
+
+    The error is that of the rounded probabilities: who reads them later finds the same.
+    """
+    logits = loop.predict(network, images, autocast)
+    probabilities = logits.softmax(1).half()
+    error = 100 * (probabilities.argmax(1) != labels).double().mean().item()
+    return probabilities.cpu(), error, F.cross_entropy(logits, labels).item()
 
 
 def watched(what, numerics, device, until):
@@ -293,14 +291,6 @@ def watched(what, numerics, device, until):
         return numerics.autocast(device)
 
     return autocast
-
-
-def numerics_of(recipe, device, environments):
-    """By rule, or as it was where the run began, if it goes on there."""
-    last = environments[-1] if environments else {}
-    if last.get("hardware") == machine.hardware(device) and "layout" in last:
-        return machine.Numerics(last["precision"], last["layout"])
-    return machine.numerics(recipe.precision, device)
 
 
 def warn_if_moved(spec, before, now):

@@ -8,21 +8,19 @@
 """
 
 import contextlib
-import json
 import os
 import re
 import shutil
 import warnings
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from filelock import SoftFileLock
 
 from banlib.runs import work
-from banlib.runs.disk import STRANGE, Busy, discard, exclusive, home, room, sha256
+from banlib.runs.disk import STRANGE, discard, exclusive, home, problem_of, room
 from banlib.runs.parameters import plain
-from banlib.runs.recipe import RUN_ID, RunSpec
+from banlib.runs.recipe import RUN_ID, Frozen, RunSpec
 from banlib.runs.work import RunDamaged, Work, read_json
 
 RECORD, METRICS, WEIGHTS = "run.json", "metrics.jsonl", "weights.safetensors"
@@ -43,8 +41,7 @@ class Diverged(RuntimeError):
     """Training met a loss or gradient that is NaN, infinite or exploding."""
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(Frozen):
     """A finished run. results: test_error and train_error in %, test_nll in nats, seconds, ...
 
     environments: one dict for each start (hardware, versions, threads, precision, commit).
@@ -54,8 +51,12 @@ class Run:
 
     spec: RunSpec
     results: dict
-    environments: list
+    environments: list[dict]
     folder: Path
+
+    @classmethod
+    def at(cls, folder):
+        return cls(**read_json(folder / RECORD), folder=folder)
 
     @property
     def run_id(self):
@@ -95,6 +96,11 @@ class Run:
             raise RunDamaged(f"{what}; {mend(self.folder)}") from None
         return tested
 
+    labels = property(lambda self: self.tested["labels"].long())
+    predicted = property(lambda self: self.tested["predicted"].long())
+    true_probability = property(lambda self: self.tested["true_probability"].float())
+    confidence = property(lambda self: self.tested["confidence"].float())
+
     @property
     def probabilities(self):
         """float16 [test images, classes]. LookupError for a light record."""
@@ -102,22 +108,6 @@ class Run:
             what = f"run {self.run_id} is a light record without probabilities of all classes"
             raise LookupError(f"{what}; train it to get them")
         return self.tested["probabilities"]
-
-    @property
-    def labels(self):
-        return self.tested["labels"].long()
-
-    @property
-    def predicted(self):
-        return self.tested["predicted"].long()
-
-    @property
-    def true_probability(self):
-        return self.tested["true_probability"].float()
-
-    @property
-    def confidence(self):
-        return self.tested["confidence"].float()
 
     @property
     def error(self):
@@ -155,10 +145,12 @@ class Store:
             raise ValueError(f"{path} is a link out of the store; links are refused, remove it")
         return path
 
+    def places(self, run_id):
+        """Folders of a run: finished, in progress, being built or removed."""
+        return self.folder(run_id), self.folder(run_id, "live"), self.inside(f"tmp-{run_id}")
+
     def lock(self, run_id, what=None, wait=False):
-        self.inside("locks")
-        path = self.inside("locks", f"{run_id}.lock")
-        return exclusive(path, what or f"run {run_id}", wait)
+        return exclusive(self.inside("locks", f"{run_id}.lock"), what or f"run {run_id}", wait)
 
     def ids(self):
         """Ids of every run with a folder, finished or live, sorted."""
@@ -191,16 +183,15 @@ class Store:
         """
         try:
             folder = self.folder(run_id)
-            manifest = read_json(self.inside(run_id, "manifest.json"))["files"]
-            expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest.items()}
+            entries = read_json(self.inside(run_id, "manifest.json"))["files"].items()
+            files = {name: (entry["bytes"], entry["sha256"]) for name, entry in entries}
         except STRANGE as error:
             return [f"run {run_id}: manifest.json cannot be used: {error}"]
-        needed = (RECORD, METRICS, LIGHT if LIGHT in expected else WHOLE)
+        needed = (RECORD, METRICS, LIGHT if LIGHT in files else WHOLE)
         found = [record_problem(folder)]
-        found += [f"{name} is not in the manifest" for name in needed if name not in expected]
-        found += [f"{name} is no file of a run" for name in expected if name not in (*FILES, LIGHT)]
-        checked = [name for name in names if name in expected]
-        found += [file_problem(folder / name, *expected[name]) for name in checked]
+        found += [f"{name} is not in the manifest" for name in needed if name not in files]
+        found += [f"{name} is no file of a run" for name in files if name not in CHECKED]
+        found += [problem_of(folder / name, *files[name]) for name in names if name in files]
         return [f"run {run_id}: {problem}" for problem in found if problem]
 
     def load(self, run_id):
@@ -211,8 +202,7 @@ class Store:
             raise RunMissing(f"no finished run {run_id} in {self.root} (it is {status})")
         if problems := self.problems(run_id):
             raise RunDamaged(problems[0])
-        record = read_json(folder / RECORD)
-        return Run(RunSpec(**record["spec"]), record["results"], record["environments"], folder)
+        return Run.at(folder)
 
     def overview(self):
         """{run id: {"spec", "results", "environments"}} of all finished runs, as plain dicts.
@@ -232,8 +222,7 @@ class Store:
     def claim(self, spec):
         """The right to train spec, as a `Work`; waits, and says for whom, while another has it."""
         run_id = spec.run_id
-        live, finished = self.folder(run_id, "live"), self.folder(run_id)
-        building = self.inside(f"tmp-{run_id}")
+        finished, live, building = self.places(run_id)
         what = f"run {run_id} ({spec.network} {spec.name}, seed {spec.seed})"
         with self.lock(run_id, what, wait=True):
             discard(building)
@@ -250,18 +239,9 @@ class Store:
                         path.unlink()
             yield Work(spec, live, finished, building)
 
-    def tidy(self, run_id):
-        """Delete what a crash just after its commit left of a finished run, if that can be done."""
-        live, doomed = self.folder(run_id, "live"), self.inside(f"tmp-{run_id}")
-        if live.exists() or doomed.exists():  # suppressed: read-only, or another process does it
-            with contextlib.suppress(OSError, Busy), self.lock(run_id):
-                discard(doomed)
-                discard(live, doomed)
-
     def remove(self, run_id):
         """Delete a run, finished or live. Busy if a process is training it."""
-        finished, live = self.folder(run_id), self.folder(run_id, "live")
-        doomed = self.inside(f"tmp-{run_id}")
+        finished, live, doomed = self.places(run_id)
         with self.lock(run_id):
             discard(doomed)
             discard(finished, doomed)
@@ -310,40 +290,25 @@ def mend(folder):
     return f"restore {folder}, or `banlib runs rm {folder.name}` and train again"
 
 
-def file_problem(path, size, digest):
-    """What is wrong with a file of a finished run, or None."""
-    try:
-        if path.is_symlink() or not path.is_file():
-            return f"{path.name} is missing, a link, or no file"
-        if path.stat().st_size != size:
-            return f"{path.name} has {path.stat().st_size} bytes, expected {size}"
-        if (found := sha256(path)) != digest:
-            return f"{path.name} has SHA-256 {found[:16]}…, expected {str(digest)[:16]}…"
-    except OSError as error:
-        return f"{path.name} cannot be read ({error.strerror})"
-
-
 def record_problem(folder):
     """A sentence if run.json is no record, or if its spec does not hash to the folder's name."""
     try:
-        record = read_json(folder / RECORD)
-        spec, parts = record["spec"], [record["results"], *record["environments"]]
-        run_id = RunSpec(**spec).run_id
-        if not all(isinstance(part, dict) for part in parts):
-            return f"{RECORD} holds other results or environments than a run"
+        spec = Run.at(folder).spec
     except STRANGE as error:
-        return f"{RECORD} holds no valid spec: {plain(error)}"
-    if run_id == folder.name:
+        return f"{RECORD} holds no valid record: {plain(error)}"
+    if spec.run_id == folder.name:
         return None
-    sentence = f"the folder says {folder.name}, the spec hashes to {run_id}"
+    sentence = f"the folder says {folder.name}, the spec hashes to {spec.run_id}"
     with contextlib.suppress(*STRANGE):  # a copy of the spec travels with the test outputs
         outputs = folder / (WHOLE if (folder / WHOLE).exists() else LIGHT)
-        before = flat(json.loads(work.header(outputs.read_bytes())["__metadata__"]["spec"]))
-        fields = [name for name in before if before[name] != flat(spec).get(name)]
+        text = work.header(outputs.read_bytes())["__metadata__"]["spec"]
+        before, now = flat(RunSpec.model_validate_json(text)), flat(spec)
+        fields = [name for name in before if before[name] != now[name]]
         sentence += f", field {', '.join(fields)} differs" if fields else ""
     return sentence
 
 
 def flat(spec):
-    recipe = {f"recipe.{name}": value for name, value in spec["recipe"].items()}
-    return {name: value for name, value in spec.items() if name != "recipe"} | recipe
+    """Its fields, and those of its recipe, by name."""
+    recipe = {f"recipe.{name}": value for name, value in spec.recipe}
+    return {name: value for name, value in spec if name != "recipe"} | recipe

@@ -11,7 +11,8 @@ import os
 import re
 import warnings
 
-from banlib.runs.disk import STRANGE, discard, dump, room, sync_folder, write_atomically
+from banlib.runs import disk
+from banlib.runs.disk import STRANGE, discard, dump, write_atomically
 
 RESUME = re.compile(r"resume-(\d{6})-(\d+)-([0-9a-f]{64})\.safetensors")
 LITTER = re.compile(r"\.(resume-.+|diverged\.json|metrics\.jsonl)\.tmp")
@@ -44,37 +45,35 @@ class Work:
         write_atomically(self.live / "diverged.json", dump({"sentence": sentence, **where}))
 
     def resume(self):
-        """(epoch, tensors, state) of the newest resume point that is whole, or None: a fresh start.
+        """(rows of metrics, tensors, environments) of the newest resume point that is whole.
 
         A damaged one is reported in a sentence and the one before it is used. If all are damaged
         nothing is overwritten: RunDamaged, because going on without would be a silent restart.
+        ([], None, []) where none was written.
         """
-        run = f"run {self.spec.run_id}"
         points = resume_points(self.live)
         for path in points:
-            raw, problem = read_point(path)
-            if not problem:
+            if not (problem := point_problem(path)):
                 self.newest = path.name
-                return self.unpack(path, raw)
-            what = f"resume point {path.name[:13]} of {run} {problem}"
-            warnings.warn(f"{what} ({path}); trying the one before", stacklevel=2)
-        if points:
-            raise self.damaged(f"no resume point of {run} is whole")
-        metrics = self.live / "metrics.jsonl"
-        if metrics.exists() and metrics.stat().st_size:  # written after a resume point
-            raise self.damaged(f"{run} has metrics of finished epochs but no resume point")
+                return self.read(path)
+            what = f"a resume point of run {self.spec.run_id} is damaged: {problem} ({path})"
+            warnings.warn(f"{what}; trying the one before", stacklevel=2)
+        if points or (self.live / "metrics.jsonl").exists():  # which is written after one
+            raise self.damaged(f"no resume point of run {self.spec.run_id} is whole")
+        return [], None, []
 
-    def unpack(self, path, raw):
-        epoch = int(RESUME.fullmatch(path.name)[1])
+    def read(self, path):
         try:
+            raw = path.read_bytes()
             state = json.loads(header(raw).get("__metadata__", {}).get("state", "{}"))
             if missing := {"spec", "rows", "environments"} - set(state):
                 raise ValueError(f"it lacks {', '.join(sorted(missing))}")
             if state["spec"] != self.spec.canonical():
                 raise ValueError("it belongs to another spec")
+            epoch = int(RESUME.fullmatch(path.name)[1])
             if [row["epoch"] for row in state["rows"]] != list(range(1, epoch + 1)):
                 raise ValueError(f"it lacks the metrics of some of its {epoch} epochs")
-            return epoch, unpacked(raw), state
+            return state["rows"], unpacked(raw), state["environments"]
         except STRANGE as error:
             raise self.damaged(f"resume point {path} is refused: {error}") from None
 
@@ -128,7 +127,7 @@ def commit(contents, building, finished):
     needed = sum(map(len, contents.values()))
     discard(building)
     try:
-        with room(building.parent, needed):
+        with disk.room(building.parent, needed):
             building.mkdir(parents=True)
         for name, raw in (contents | {"manifest.json": dump({"files": entries})}).items():
             write_atomically(building / name, raw, needed)
@@ -137,7 +136,7 @@ def commit(contents, building, finished):
         discard(building)
         if not finished.exists():
             raise
-    sync_folder(finished.parent)
+    disk.sync_folder(finished.parent)
 
 
 def resume_points(live):
@@ -145,17 +144,10 @@ def resume_points(live):
     return sorted((path for path in live.iterdir() if RESUME.fullmatch(path.name)), reverse=True)
 
 
-def read_point(path):
-    """(bytes of a resume point, what is wrong with them or None)."""
+def point_problem(path):
+    """What is wrong with a resume point, or None."""
     _, size, digest = RESUME.fullmatch(path.name).groups()
-    try:
-        raw = b"" if path.is_symlink() else path.read_bytes()
-    except OSError as error:  # a folder, say
-        return b"", f"cannot be read ({error.strerror})"
-    if len(raw) != int(size):
-        return raw, f"has {len(raw)} bytes, expected {size}"
-    whole = hashlib.sha256(raw).hexdigest() == digest
-    return raw, None if whole else "has a digest that does not match"
+    return disk.problem_of(path, int(size), digest)
 
 
 def packed(tensors, metadata):
