@@ -225,7 +225,8 @@ def render_book(root, chapters, force=False):
     if before.exists() and not html.exists():  # killed while the new pages took their place
         before.rename(html)
     stage(root, source, chapters)
-    library = digest(PACKAGE.rglob("*.py"), PACKAGE)  # its docstrings are a page
+    files = [path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".js", ".css")]
+    library = digest(files, PACKAGE)  # its docstrings are a page, its explorers live on others
     inputs = [digest(source.rglob("*"), source), library, library_inputs(root)["versions"]]
     stamp = json.dumps(inputs).encode()
     if not force and page.exists() and done.exists() and done.read_bytes() == stamp:
@@ -314,7 +315,8 @@ def headline_figure(notebook):
     """The PNG that a chapter glued as `headline`."""
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
     for output in outputs:
-        if output.get("metadata", {}).get("scrapbook", {}).get("name") == HEADLINE[1]:
+        notes = output.get("metadata", {})
+        if notes.get("scrapbook", notes).get("name") == HEADLINE[1]:
             [png] = [data for kind, data in output["data"].items() if kind.endswith("image/png")]
             return base64.b64decode(png)
     lacks = f"{HEADLINE[0]} has no figure glued as '{HEADLINE[1]}'"

@@ -12,7 +12,6 @@ from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.util import logging
-from sphinx.util.math import get_node_equation_number
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +74,7 @@ def visit_inline(self, node):
 def visit_block(self, node):
     self.body.append(self.starttag(node, "div", CLASS="math"))
     if node["number"]:
-        self.body.append(f'<span class="eqno">({get_node_equation_number(self, node)})')
+        self.body.append(f'<span class="eqno">({node["number"]})')
         self.add_permalink_ref(node, "Link to this equation")
         self.body.append("</span>")
     self.body.append(rendered(self, node, as_block=True) + "</div>\n")

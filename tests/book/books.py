@@ -49,8 +49,10 @@ def small_book(folder, chapters=("01_teacher", "02_ban_densenet")):
     for name in ("assets", "extensions", "references.bib"):
         copy = shutil.copytree if (ROOT / "book" / name).is_dir() else shutil.copy
         copy(ROOT / "book" / name, root / "book" / name)
-    (root / "book/00_preface.md").write_text("# Preface\n\nSee {cite:t}`furlanello2017born`.\n", encoding="utf-8")
-    (root / "book/bibliography.md").write_text("# Bibliography\n\n```{bibliography}\n```\n", encoding="utf-8")
+    preface = "# Preface\n\nSee [Furlanello et al. (2017)](bibliography.md#furlanello2017born).\n"
+    (root / "book/00_preface.md").write_text(preface, encoding="utf-8")
+    entry = '<a id="furlanello2017born"></a>**Furlanello et al. (2017).** *Born Again Networks*.'
+    (root / "book/bibliography.md").write_text(f"# Bibliography\n\n{entry}\n", encoding="utf-8")
     listed = "".join(f"- file: book/{name}\n" for name in (*chapters, "bibliography"))
     (root / "_toc.yml").write_text(f"format: jb-book\nroot: book/00_preface\nchapters:\n{listed}", encoding="utf-8")
     for name in chapters:
