@@ -13,7 +13,6 @@ from banlib import models
 from banlib.runs import datasets, fit, machine
 from banlib.runs.machine import Numerics
 from banlib.runs.recipe import BadInput
-from banlib.runs.store import Store
 from banlib.views import Augmented
 from conftest import recipe, tiny_spec
 

@@ -130,10 +130,10 @@ def test_profiles_and_networks_that_are_no_names_are_refused(value):
 def test_parameters_leave_to_the_profile_what_is_not_said():
     profile = PROFILES["digits"]
     for settings in (check_parameters("digits"), check_parameters("digits", "auto", "auto", "auto")):
-        assert settings == (profile, profile.network, profile.gens, tuple(range(profile.seeds)))
+        assert settings == (profile, profile.network, profile.gens, tuple(range(profile.seeds)), None)
     with pytest.raises(BadInput, match="gens must be an integer from 0 to 20, got None"):
         check_parameters(gens=None)
-    assert check_parameters("cifar100", "DenseNetBC-40-12", "2", "5,6")[1:] == ("DenseNetBC-40-12", 2, (5, 6))
+    assert check_parameters("cifar100", "DenseNetBC-40-12", "2", "5,6")[1:4] == ("DenseNetBC-40-12", 2, (5, 6))
     assert check_parameters("digits", "auto", numpy.int64(1), numpy.array([5, 6])).seeds == (5, 6)
 
 

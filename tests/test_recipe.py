@@ -31,6 +31,8 @@ def test_every_determinant_changes_the_run_id():
         tiny_spec(network="DenseNetBC-10-5"),
         tiny_spec(dataset_digest="0" * 64),
         tiny_spec(seed=1),
+        tiny_spec(imported="0" * 64),
+        tiny_spec(imported="1" * 64),
         tiny_spec(1, teacher="0" * 16),
         tiny_spec(1, teacher="1" * 16),
         tiny_spec(2, teacher="1" * 16),
@@ -86,6 +88,7 @@ def test_a_field_that_came_later_leaves_older_ids_alone():
     spec = tiny_spec(1, teacher="0" * 16)
     older = spec.model_dump(mode="json")
     assert older.pop("share_ends") is False and older.pop("label_weight") == older.pop("teacher_weight") == 1
+    assert older.pop("imported") is None
     text = json.dumps(older, sort_keys=True, separators=(",", ":"))
     assert spec.run_id == hashlib.sha256(text.encode()).hexdigest()[:16]
     shared = tiny_spec(1, teacher="0" * 16, share_ends=True)

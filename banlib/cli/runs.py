@@ -116,10 +116,32 @@ def export(run_ids, target, light, weights, store, as_json):
     emit({"exported": chosen, "to": os.path.abspath(target)}, as_json)
 
 
-about = """Trained networks: list, show, verify, rm, export.
+@command("Take over weights trained elsewhere.", "import")
+@click.argument("weights", type=click.Path(exists=True, dir_okay=False))
+@click.option("--network", required=True, help="The network whose state dict it is.")
+@click.option("--dataset", required=True, help="What it learned: digits, cifar10 or cifar100.")
+@in_store
+def import_weights(weights, network, dataset, store, as_json):
+    """Make a finished run of a state dict, .safetensors or .pt, so that it can teach.
+
+    It has the names and shapes of that network here, and is tested on the dataset's test images.
+
+    \b
+    banlib runs import mine.pt --network DenseNetBC-40-12 --dataset cifar100
+    banlib lineage --profile cifar100 --teacher ID
+    """
+    from banlib.runs.adopt import adopt
+
+    run = adopt(weights, network, dataset, store)
+    emit({"imported": run.run_id, **run.results}, as_json)
+
+
+about = """Trained networks: list, show, verify, rm, export, import.
 
 An ID may be shortened to its first digits, as long as they are those of one run alone."""
-runs = shared.Commands("runs", commands=[list_runs, show, verify, rm, export], help=about)
+runs = shared.Commands(
+    "runs", commands=[list_runs, show, verify, rm, export, import_weights], help=about
+)
 
 
 def find(store, prefixes):

@@ -11,10 +11,13 @@ from banlib.cli.shared import command, flag, option
 @option("--network", help="A name as `banlib networks` knows them.")
 @option("--gens", help="Generations of students after the teacher, 0 to 20.")
 @shared.seeds
+@click.option("--teacher", metavar="ID", help="A finished run that teaches BAN-1, of each seed.")
 @shared.training
 @flag("--no-controls", help="Without BAN-1's controls, which have no teacher or half the loss.")
 @shared.plan
-def lineage(profile, network, gens, seeds, device, store, no_controls, plan, as_json, **how):
+def lineage(
+    profile, network, gens, seeds, teacher, device, store, no_controls, plan, as_json, **how
+):
     """Raise lineages: a teacher, BAN-1 taught by it, BAN-2 taught by BAN-1, ..., for each seed.
 
     Finished runs are loaded, others trained; stopped at any moment, the same command goes on.
@@ -36,6 +39,8 @@ def lineage(profile, network, gens, seeds, device, store, no_controls, plan, as_
     from banlib.runs import lineage
 
     models.params(settings.network)  # refuses a network too large to build
+    if teacher:
+        settings = settings._replace(teacher=store.load(store.find(teacher)).spec)
     names = tuple(CONTROLS) if settings.gens and not no_controls else ()
     if plan:
         return shared.print_plan(lineage.runs(settings, names), store)

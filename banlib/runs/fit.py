@@ -23,7 +23,7 @@ from banlib.runs import accelerate as speed_ups
 from banlib.runs import datasets, machine
 from banlib.runs.networks import load_teacher, network_of, new_network, pack, unpack
 from banlib.runs.recipe import named
-from banlib.runs.store import Diverged, Store
+from banlib.runs.store import Diverged, RunMissing, Store
 from banlib.views import Augmented, draw_epoch
 
 __all__ = ["fit", "network_of", "new_network", "Diverged", "OutOfTime"]
@@ -78,6 +78,8 @@ def fit(
         _, *litter = store.places(spec.run_id)  # of a crash just after the commit
         if store.status(spec.run_id) == "finished" and not any(map(os.path.exists, litter)):
             return store.load(spec.run_id)
+        if spec.imported:
+            raise RunMissing(f"{what} has imported weights: `banlib runs import` them again")
         if time.monotonic() > until:
             raise OutOfTime(f"{what} was not begun")
         teacher = load_teacher(spec, store, dataset) if spec.teacher else None

@@ -37,7 +37,7 @@ class Lineages:
 def plan(settings, objective="label+teacher", temperature=1.0):
     """{seed: [RunSpec of the teacher, of BAN-1, ...]}, each of which names its teacher's run id.
 
-    objective, temperature: the students'.
+    objective, temperature: the students'. With a teacher in settings the first is that one.
     """
     profile = settings.profile
     common = {"network": settings.network, "dataset": profile.dataset, "recipe": profile.recipe}
@@ -45,6 +45,8 @@ def plan(settings, objective="label+teacher", temperature=1.0):
     taught = {"objective": objective, "temperature": temperature}
 
     def spec(seed, generation, teacher):
+        if settings.teacher and not generation:
+            return settings.teacher
         own = taught | {"teacher": teacher.run_id} if teacher else {}
         return RunSpec(**common, seed=seed, generation=generation, **own)
 

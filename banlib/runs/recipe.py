@@ -31,7 +31,8 @@ CONTROLS = {
     "teacher": {"objective": "teacher"},
     "labels, restarted": {"objective": "label"},
 }
-LATER = {"share_ends": False, "label_weight": 1.0, "teacher_weight": 1.0}  # not in older specs
+# fields that older specs lack, and what they say of those
+LATER = {"share_ends": False, "label_weight": 1.0, "teacher_weight": 1.0, "imported": None}
 
 
 class BadInput(ValueError):
@@ -104,6 +105,8 @@ class RunSpec(Frozen):
     share_ends: bool = False  # stem and classifier: the teacher's, frozen (section 3, BAN-ResNet)
     label_weight: Positive = 1.0  # of the objective's term on the labels; in the paper 1
     teacher_weight: Positive = 1.0  # of its term on the teacher's output; in the paper 1
+    # SHA-256 of weights that were trained elsewhere; the recipe is ELSEWHERE then and says nothing
+    imported: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
 
     @model_validator(mode="after")
     def consistent(self):
@@ -175,6 +178,7 @@ class Settings(NamedTuple):
     network: str
     gens: int
     seeds: tuple[int, ...]
+    teacher: RunSpec | None = None  # a finished run that teaches BAN-1, of each seed
 
 
 # Chosen on digits-dev, images that the reported test set does not hold; lr by `campaign.RULE`.
@@ -188,6 +192,7 @@ DIGITS = Recipe(
     precision="fp32",
     test_every=10,
 )
+ELSEWHERE = Recipe(epochs=1, lr_milestones=(), precision="fp32")  # of weights that are imported
 LITE = Recipe(epochs=10, lr_milestones=(3, 6, 8))
 PAPER = Recipe(test_every=5)
 _sizes = (
