@@ -55,7 +55,10 @@ class Explorer:
 
     def __init__(self, kind, number, data, still, caption, source=""):
         self.kind, self.data, self.still = kind, data, still
-        self.id, self.title = f"explorer-{uuid.uuid4().hex[:8]}", f"Figure {number}."
+        self.id, self.title = (
+            f"explorer-{uuid.uuid4().hex[:8]}",
+            f"Figure {number}." if number else "Live training.",
+        )
         self.text = f"{self.title} {caption}"
         small = f" <small>{html.escape(source)}</small>" if source else ""
         self.caption = f"<b>{self.title}</b> {html.escape(caption)}{small}"

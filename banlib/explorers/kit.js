@@ -136,6 +136,13 @@ function pointsThatTell(node, points, tell) {
   });
 }
 
+// A color that a dark theme would swallow becomes the text's.
+function adapted(data) {
+  const sum = color => [1, 3, 5].reduce((total, at) => total + parseInt(color.slice(at, at + 2), 16), 0);
+  const colors = Object.entries(data.colors ?? {}).map(([name, color]) => [name, sum(color) < 200 ? "inherit" : color]);
+  return { ...data, colors: Object.fromEntries(colors) };
+}
+
 // On a rendered page: every figure of a kind comes alive in the place of its picture.
 function mountAll(kind, mount, look) {
   if (!document.getElementById("ban-explorer-look")) {
@@ -144,7 +151,7 @@ function mountAll(kind, mount, look) {
   for (const figure of document.querySelectorAll(`figure.ban-explorer[data-kind="${kind}"]`)) {
     const root = make("div", { class: "ban-live" });
     const still = figure.querySelector(".ban-still");
-    mount(root, JSON.parse(figure.querySelector("script[type='application/json']").textContent));
+    mount(root, adapted(JSON.parse(figure.querySelector("script[type='application/json']").textContent)));
     still.after(root);
     still.hidden = true;
   }
@@ -153,7 +160,7 @@ function mountAll(kind, mount, look) {
 // In Jupyter: the widget comes alive and hides the HTML with the picture.
 function render({ model, el }) {
   const root = make("div", { class: "ban-live" }), caption = make("figcaption");
-  const unmount = mount(root, model.get("data"), model);
+  const unmount = mount(root, adapted(model.get("data")), model);
   caption.innerHTML = model.get("caption");
   el.append(make("style", {}, `#${model.get("figure")} { display: none }`), make("figure", { class: "ban-explorer" }, root, caption));
   return unmount;

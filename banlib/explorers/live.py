@@ -23,10 +23,8 @@ from banlib.runs.work import read_metrics
 SECONDS = 0.5  # between two looks at the store
 # A worker that notes its epochs often enough to be watched.
 CODE = f"from banlib.runs import engines, fit; fit.SAVE_SECONDS = {SECONDS}; engines.serve()"
-CAPTION = (
-    "Raise a lineage and watch it learn. Training needs a kernel: open this chapter in Jupyter "
-)
-CAPTION += "and run this cell."
+CAPTION = "Raise a lineage on the digits and watch it learn: start, stop, go on."
+HOW = "<p>Training needs a kernel: open this chapter in Jupyter and run this cell.</p>"
 ALT = "The teacher learns from labels; each student also learns from the generation before it."
 
 
@@ -64,8 +62,10 @@ class Lineage(Widget):
             await asyncio.sleep(SECONDS)
         self.worker.close()
         failures = "; ".join(self.plan.failures.values())
-        left = len(self.plan.done) < len(self.plan.missing)
-        self.show("failed" if failures else "stopped" if left else "finished", specs, failures)
+        if self.plan.until < 0:  # the worker's last words are no failure then
+            self.show("stopped", specs)
+        else:
+            self.show("failed" if failures else "finished", specs, failures)
 
     def show(self, status, specs, note=""):
         runs = [{"name": spec.name, "rows": self.rows(spec.run_id)} for spec in specs]
@@ -80,14 +80,14 @@ class Lineage(Widget):
         return []
 
 
-def live_training(number="2.0", network="DenseNetBC-10-4", gens=2, store=None):
+def live_training(number=None, network="DenseNetBC-10-4", gens=2, store=None):
     """Raise a small lineage on the digits and watch it; with a kernel, so in Jupyter alone."""
     settings = check_parameters("digits", network, gens, 1)
     recipe = settings.profile.recipe.model_copy(update={"test_every": 1})
     settings = settings._replace(profile=settings.profile._replace(recipe=recipe))
     names = ["Teacher", *(f"BAN-{k}" for k in range(1, gens + 1))]
     data = {"status": "new", "note": "", "seed": 100, "epochs": recipe.epochs, "runs": []}
-    still = picture(lineage_diagram(gens), ALT)
+    still = picture(lineage_diagram(gens), ALT) + HOW
     explorer = Explorer("live_training", number, data | {"colors": colors(names)}, still, CAPTION)
     explorer.widget_class = partial(Lineage, settings, store)
     return explorer

@@ -4,12 +4,12 @@ export function mount(root, data, model) {
   const seed = make("input", { type: "number", min: 0, max: 2 ** 31 - 1, step: 1, value: data.seed });
   const start = button("Start", () => model.send({ do: "start", seed: seed.value })), stop = button("Stop", () => model.send({ do: "stop" }));
   const said = {
-    new: "Nothing trained yet.", training: "Training", stopped: "Stopped; nothing is lost. Start goes on with",
-    finished: "Finished", failed: "Failed", stopping: "Stopping, after saving",
+    new: "Nothing is trained yet.", training: "Training.", stopped: "Stopped; nothing is lost, and it can go on.",
+    finished: "Finished.", failed: "Failed.", stopping: "Saving, then stopping.",
   };
 
   function curve(title, column, yLabel, runs) {
-    const high = Math.max(1e-9, ...runs.flatMap(run => run.rows.map(row => row[column]))), points = [];
+    const high = Math.max(...runs.flatMap(run => run.rows.map(row => row[column])), 0) || 1, points = [];
     const { node, X, Y, add } = chart({ label: `${title} by epoch.`, x: [0, data.epochs], y: [0, 1.1 * high], xLabel: "epoch", yLabel });
     for (const { name, rows } of runs) {
       const style = `color: ${data.colors[name]}`, seen = rows.filter(row => row[column] != null);
@@ -30,8 +30,9 @@ export function mount(root, data, model) {
     start.textContent = status === "stopped" ? "Go on" : "Start";
     panels.replaceChildren(curve("Test error", 2, "%", now), curve("Training loss", 1, "nats", now));
     const last = now.at(-1);
-    const where = last ? ` ${last.name}, epoch ${last.rows.at(-1)[0]} of ${data.epochs}: test error ${number(last.rows.at(-1)[2])} %` : "";
-    state.textContent = `${said[status]}${where}. ${note}`;
+    const begun = last || status !== "training" ? said[status] : "Starting a process; the first epochs show in a few seconds.";
+    const where = last ? ` ${last.name}, epoch ${last.rows.at(-1)[0]} of ${data.epochs}: test error ${number(last.rows.at(-1)[2])} %.` : "";
+    state.textContent = `${begun}${where} ${note}`;
   }
   model.on("change:data", draw);
   root.append(make("div", { class: "ban-controls" }, make("label", { class: "ban-control" }, make("span", {}, "seed"), seed), start, stop), state, panels, tell);

@@ -32,15 +32,15 @@ export function mount(root, data) {
     const xTicks = classes.map(c => [c, `class ${c}`]), points = [], wide = 0.8 / Object.keys(series).length;
     const { node, X, Y, add } = chart({ label: `${title}.`, height: 210, x: [-0.5, classes.length - 0.5], y, xTicks, yLabel });
     add("path", { class: "ban-axis", d: `M${X(-0.5)},${Y(0)}H${X(classes.length - 0.5)}` });
-    for (const [place, [name, { values, color }]] of Object.entries(series).entries()) {
+    for (const [place, [name, { values, color, pale }]] of Object.entries(series).entries()) {
       for (const c of classes) {
         const x = X(c - 0.4 + wide * (place + 0.05)), top = Y(Math.max(0, values[c])), bottom = Y(Math.min(0, values[c]));
-        add("rect", { x, y: top, width: X(wide * 0.9) - X(0), height: Math.max(0.5, bottom - top), class: "ban-fill", style: color && `color: ${color}` });
+        add("rect", { x, y: top, width: X(wide * 0.9) - X(0), height: Math.max(0.5, bottom - top), class: pale ? "ban-seed" : "ban-fill", style: color && `color: ${color}` });
         points.push({ x: x + (X(wide * 0.45) - X(0)), y: Y(values[c]), text: `${name}, class ${c}: ${number(values[c], 3, yLabel === "gradient")}` });
       }
     }
     pointsThatTell(node, points, text => { tell.textContent = text; });
-    const colors = Object.fromEntries(Object.entries(series).map(([name, { color }]) => [name, color]));
+    const colors = Object.fromEntries(Object.entries(series).map(([name, { color, pale }]) => [name, pale ? "#8888" : color]));
     return make("div", {}, make("h4", {}, title), legend(colors), node);
   }
 
@@ -49,7 +49,7 @@ export function mount(root, data) {
     const { Teacher, "BAN-1": Student } = data.colors;
     panels.replaceChildren(
       bars("Gradient of each term", "gradient", [-2, 2], {
-        "label: q − onehot": { values: ofLabel }, "teacher: q − p": { values: ofTeacher, color: Teacher }, sum: { values: sum, color: Student },
+        "label: q − onehot": { values: ofLabel, pale: true }, "teacher: q − p": { values: ofTeacher, color: Teacher }, sum: { values: sum, color: Student },
       }),
       bars("Probabilities", "probability", [0, 1], { "teacher p": { values: p, color: Teacher }, "student q": { values: q, color: Student } }),
     );
