@@ -1,7 +1,7 @@
-# make book, make test: both first see to .venv, which is made from requirements.lock and nothing else.
+# make book, make lab, make test: all first see to .venv, which is made from requirements.lock and nothing else.
 # Every path here is relative, so a checkout may lie in a folder with spaces in its name.
 
-.PHONY: help book test lock clean .venv
+.PHONY: help book lab test lock clean .venv
 .DEFAULT_GOAL := help
 
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -15,6 +15,9 @@ help:  ## say what can be made
 
 book: .venv  ## train what is missing and render the book to _build/html/index.html
 	.venv/bin/banlib book
+
+lab: .venv  ## open JupyterLab on working copies of the chapters, in work/; your edits stay
+	.venv/bin/banlib lab $(ARGS)
 
 test: .venv  ## run the tests; make test ARGS="-k lineage" picks some
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 $(ARGS)

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import yaml
@@ -59,28 +60,28 @@ def build(profile="digits", device="auto", parameters=None, root=None, force=Fal
     chapters = find_chapters(root)
     parameters = check(profile, device, parameters or {}, chapters)
     (root / "_build").mkdir(exist_ok=True)
-    lock, ran, failures = FileLock(root / "_build/book.lock"), [], []
+    lock = FileLock(root / "_build/book.lock")
     try:
         lock.acquire(timeout=0).lock.release()
     except Timeout:
         tell(f"another process is building this book and holds {lock.lock_file}; waiting for it")
     with lock:
-        library = library_inputs(root)
+        library, stale = library_inputs(root), []
         for chapter in chapters:
             inputs = library | chapter_inputs(chapter, parameters)
             if changed := what_changed(root, chapter.name, inputs) or force * ["forced"]:
-                tell(f"{chapter.name}: running ({', '.join(changed)})")
-                failure = execute(root, chapter, inputs)
-                (failures if failure else ran).append(failure or chapter.name)
+                stale.append((chapter, inputs, ", ".join(changed)))
             else:
                 tell(f"{chapter.name}: up to date")
+        failures = execute_all(root, stale)
         if failures:
             kept = " _build/html is the book before." if (root / "_build/html").exists() else ""
             failures.insert(0, f"Nothing was rendered, because a chapter failed.{kept}")
             raise BookError("\n".join(failures))
         page = render_book(root, chapters, force) if render else None
+    ran = tuple(chapter.name for chapter, *_ in stale)
     seconds = {chapter.name: read_stamp(root, chapter.name)["seconds"] for chapter in chapters}
-    return Built(page, seconds, tuple(ran))
+    return Built(page, seconds, ran)
 
 
 def find_root(root=None):
@@ -195,10 +196,40 @@ def reading_minutes(name, root=None):
     return 5 * math.ceil(minutes / 5)
 
 
-def execute(root, chapter, inputs):
-    """Run one chapter and keep it with its stamp; returns None, or a sentence if it failed."""
-    from banlib.book import kernel  # slow: papermill imports pandas
+def execute_all(root, stale):
+    """Run chapters side by side, one for each core; returns a sentence for each that failed.
 
+    stale: (chapter, inputs, why) of each. A run that two of them need is trained by one.
+    """
+    from banlib.book import kernel  # slow: papermill imports pandas
+    from banlib.runs.machine import cores
+
+    pool = ThreadPoolExecutor(cores())
+    futures = {pool.submit(execute, root, *each): each[0].name for each in stale}
+    try:
+        attend(futures)
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        kernel.stop(futures)
+        raise
+    return [failure for future in futures if (failure := future.result())]
+
+
+def attend(futures):
+    """Wait for {future: name}; in a terminal, say every five seconds for whom and how long."""
+    started = time.perf_counter()
+    while wait(futures, timeout=5).not_done:
+        if sys.stderr.isatty():
+            names = ", ".join(name for future, name in futures.items() if future.running())
+            seconds = time.perf_counter() - started
+            print(f"\r\x1b[K{names}: {seconds:.0f} s ", end="", file=sys.stderr, flush=True)
+
+
+def execute(root, chapter, inputs, why):
+    """Run one chapter and keep it with its stamp; returns None, or a sentence if it failed."""
+    from banlib.book import kernel
+
+    tell(f"{chapter.name}: running ({why})")
     folder, started = root / "_build/executed", time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
     finished = folder / f"{chapter.name}.ipynb"
@@ -233,7 +264,9 @@ def render_book(root, chapters, force=False):
         tell("pages: up to date")
     else:
         tell("pages: rendering")
-        new = run_jupyter_book(root, source)
+        future = ThreadPoolExecutor(1).submit(run_jupyter_book, root, source)
+        attend({future: "rendering"})
+        new = future.result()
         done.unlink(missing_ok=True)
         shutil.rmtree(before, ignore_errors=True)
         if html.exists():

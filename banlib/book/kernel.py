@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-import threading
+from concurrent.futures import wait
 from pathlib import Path
 
 import papermill
@@ -39,7 +39,8 @@ def environment(config, library=LIBRARY):
 class Kernel(AsyncKernelManager):
     """A kernel of this very Python. process: a Popen; ended: its exit code, or minus a signal."""
 
-    variables, process, ended = {}, None, None
+    running, stopped = set(), False  # of all: the processes
+    variables, folder, process, ended = {}, ".", None, None
 
     @property
     def kernel_spec(self):
@@ -49,8 +50,9 @@ class Kernel(AsyncKernelManager):
         return KernelSpec(argv=launch, display_name="Python 3", language="python", env=env)
 
     async def start_kernel(self, **options):
-        await super().start_kernel(**options)
+        await super().start_kernel(**options | {"cwd": self.folder})
         type(self).process = self.provisioner.process
+        Kernel.running.add(self.process)
 
     async def is_alive(self):
         type(self).ended = self.process and self.process.poll()
@@ -60,38 +62,37 @@ class Kernel(AsyncKernelManager):
 def execute(notebook, output, parameters, config):
     """Run a notebook, with outputs into another; returns None, or how it failed.
 
-    In a thread: a signal that falls into the main thread's event loop ends in tracebacks. Stopped
-    by an exception (KeyboardInterrupt), it first lets the chapter save its training.
+    Not in the main thread: a signal that falls into its event loop ends in tracebacks.
     """
-    kernel = type("Kernel", (Kernel,), {"variables": environment(config)})
-    reasons, done = [], threading.Event()
+    # papermill's own `cwd` changes this process's folder, and with it that of other threads.
+    own = {"variables": environment(config), "folder": str(notebook.parent)}
+    kernel = type("Kernel", (Kernel,), own)
     options = {"kernel_name": "python3", "language": "python", "kernel_manager_class": kernel}
     # The chapter's own progress says more than a count of cells; in a log it is noise.
     options |= {"progress_bar": False, "stderr_file": sys.stderr if sys.stderr.isatty() else None}
-
-    def run():
-        paths = [str(path).translate(BRACES) for path in (notebook, output)]
-        try:
-            papermill.execute_notebook(*paths, parameters, cwd=notebook.parent, **options)
-        except papermill.PapermillExecutionError as error:
-            what = (error.evalue.strip().splitlines() or [""])[0].rstrip(".")
-            reasons.append(f"cell {error.exec_count} ended with {error.ename}: {what}")
-        except (DeadKernelError, RuntimeError, OSError) as error:
-            died = kernel.ended and how_it_died(kernel.ended)
-            reasons.append(died or f"{type(error).__name__}: {error}")
-        finally:
-            done.set()
-
-    threading.Thread(target=run, daemon=True).start()
+    paths = [str(path).translate(BRACES) for path in (notebook, output)]
     try:
-        done.wait()
-    except BaseException:
-        for end in (signal.SIGINT, getattr(signal, "SIGKILL", signal.SIGTERM)):
-            if kernel.process and not done.is_set():
-                kernel.process.send_signal(end)
-                done.wait(PATIENCE)
-        raise
-    return reasons[0] if reasons else None
+        papermill.execute_notebook(*paths, parameters, **options)
+    except papermill.PapermillExecutionError as error:
+        if Kernel.stopped:
+            raise  # nobody waits for the reason
+        what = (error.evalue.strip().splitlines() or [""])[0].rstrip(".")
+        return f"cell {error.exec_count} ended with {error.ename}: {what}"
+    except (DeadKernelError, RuntimeError, OSError) as error:
+        died = kernel.ended and how_it_died(kernel.ended)
+        return died or f"{type(error).__name__}: {error}"
+    finally:
+        Kernel.running.discard(kernel.process)
+
+
+def stop(futures):
+    """Let the chapters that run save their training, then end them; futures: those of `execute`."""
+    Kernel.stopped = True
+    for end in (signal.SIGINT, getattr(signal, "SIGKILL", signal.SIGTERM)):
+        for process in list(Kernel.running):
+            process.send_signal(end)
+        wait(futures, PATIENCE)
+    Kernel.stopped = False
 
 
 def how_it_died(code):

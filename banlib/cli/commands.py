@@ -83,3 +83,18 @@ def book(profile, device, parameters, force, no_render, headline, as_json):
         raise click.ClickException(str(error)) from None  # it may list warnings, one a line
     page = built.page and str(built.page)
     shared.emit({"page": page, "seconds": built.seconds, "ran": list(built.ran)}, as_json)
+
+
+@click.command(
+    short_help="Open JupyterLab on working copies of the chapters.",
+    context_settings={"ignore_unknown_options": True},
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def lab(arguments):
+    """Copy the chapters to work/, over no copy that you edited, and open JupyterLab there.
+
+    ARGUMENTS go to JupyterLab, such as --no-browser or --port 9999.
+    """
+    from banlib.book.lab import open_lab
+
+    open_lab(arguments)

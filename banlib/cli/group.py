@@ -29,7 +29,7 @@ Environment:
 
 @click.group(
     cls=Commands,
-    commands=[commands.networks, commands.data, *train.COMMANDS, runs, commands.book],
+    commands=[commands.networks, commands.data, *train.COMMANDS, runs, commands.book, commands.lab],
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=EPILOG,
 )

@@ -151,6 +151,27 @@ def test_the_kernel_is_this_python_whatever_is_registered(tmp_path, monkeypatch)
     assert output_of(cells).strip() == f"{sys.executable}|{book.PACKAGE}"
 
 
+def test_chapters_run_side_by_side_and_each_in_its_own_folder(tmp_path, monkeypatch):
+    """Each waits for the other's mark, which only chapters that run at once can see."""
+    from banlib.runs import machine
+
+    monkeypatch.setattr(machine, "cores", lambda: 2)
+    root = small_book(tmp_path)
+    for own, other in (("01_teacher", "02_ban_densenet"), ("02_ban_densenet", "01_teacher")):
+        meet = f"""
+import os, pathlib, time
+pathlib.Path({own!r}).touch()
+while not pathlib.Path({other!r}).exists():
+    time.sleep(0.1)
+print(os.getcwd())
+"""
+        write_chapter(root, own, "# Meet", PARAMETERS, meet)
+    before = os.getcwd()
+    assert book.build(root=root, render=False).ran == ("01_teacher", "02_ban_densenet")
+    assert os.getcwd() == before
+    assert output_of(executed(root)) == output_of(executed(root, "02_ban_densenet")) == f"{root / 'book'}\n"
+
+
 def test_two_builds_at_once_take_turns(copy, capsys):
     """The second waits and then finds nothing to do."""
     held = FileLock(copy / "_build/book.lock")
