@@ -228,7 +228,7 @@ print(RESULTS, len(recorded()), len(list((RESULTS / "benchmarks").iterdir())) > 
 
 
 def test_readme_commands_are_targets():
-    for target in ("book", "test"):
+    for target in ("book", "test", "lab"):
         assert f"make {target}\n" in README
         assert re.search(rf"^{target}: \.venv\b", MAKEFILE, flags=re.M)
     for target in set(re.findall(r"`make (\w+)", README + CONTRIBUTING)):
@@ -373,7 +373,7 @@ PACKAGES = "-m pip install --require-hashes --requirement requirements.lock"
 LIBRARY = "-m pip install --no-deps --no-build-isolation --editable ."
 
 
-@pytest.mark.parametrize("goal, command", [("book", "book"), ("test", "-m pytest -n 2")])
+@pytest.mark.parametrize("goal, command", [("book", "book"), ("lab", "lab"), ("test", "-m pytest -n 2")])
 def test_make_installs_from_the_lock_once_then_does_its_job(checkout, goal, command):
     result, asked = make(checkout, goal)
     assert result.returncode == 0, result.stderr
@@ -429,7 +429,7 @@ def test_make_refuses_another_python_in_one_sentence(checkout):
 def test_make_help_names_every_target(checkout):
     result, _ = make(checkout)
     targets = re.findall(r"^make (\w+)", result.stdout, flags=re.M)
-    assert targets == ["help", "book", "test", "lock", "clean"]
+    assert targets == ["help", "book", "lab", "test", "lock", "clean"]
 
 
 def test_ci_ends_with_the_test_command():
