@@ -92,11 +92,10 @@ def ensemble(number, lineages, caption, alt, source=""):
     errors = {name: metrics.error(each, labels[:count]) for name, each in voices.items()}
     still = bars(alt, {f"seed {seeds[0]}": errors}, shades, "test error, %")
     part = "" if count == len(labels) else f"the first {count:,} of "
-    caption = f"{caption} Seeds {', '.join(map(str, seeds))} (of {len(chains)}) and {part}"
+    scope = f"Seeds {', '.join(map(str, seeds))} (of {len(chains)})"
+    scope += f" and {part}{len(labels):,} test images."
     facts |= {"power": POWER, "colors": shades}
-    return Explorable(
-        "ensemble", number, facts, still, f"{caption}{len(labels):,} test images.", source
-    )
+    return Explorable("ensemble", number, facts, still, caption, source, scope)
 
 
 def dark_knowledge(number, chain, dataset, caption, alt, source=""):
@@ -123,7 +122,9 @@ def dark_knowledge(number, chain, dataset, caption, alt, source=""):
     }
     still = bars(alt, panels, facts["colors"], "probability", (0, 1), pixels[chosen[0]])
     scope = f"{len(chosen)} of {len(labels):,} test images, first those on which networks disagree."
-    return Explorable("dark_knowledge", number, facts, still, f"{caption} {scope}", source)
+    return Explorable(
+        "dark_knowledge", number, facts, still, f"{caption.rstrip(chr(46))}. {scope}", source
+    )
 
 
 def loss(number, caption, alt, source="", teacher=(2.0, 1.0, -1.0), student=(1.0, 0.2, 0.2)):

@@ -48,12 +48,13 @@ class Explorer:
     """A figure that a reader can play with; the last expression of a cell shows it.
 
     data: what the module of the kind reads, JSON without NaN; still: HTML of the static picture;
-    caption, source: text.
+    caption, source, scope (which part of the results it holds): text.
     """
 
     widget_class = Widget
 
-    def __init__(self, kind, number, data, still, caption, source=""):
+    def __init__(self, kind, number, data, still, caption, source="", scope=""):
+        caption = f"{caption.rstrip('.')}. {scope}" if scope else caption
         self.kind, self.data, self.still = kind, data, still
         self.id, self.title = (
             f"explorer-{uuid.uuid4().hex[:8]}",
