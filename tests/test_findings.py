@@ -136,6 +136,16 @@ def test_calibration_may_suffer_where_the_likelihood_gains():
     assert "No student" in words(findings.calibration(alone[alone["name"] == "Teacher"]))
 
 
+def test_confidence_beside_accuracy_has_a_sign():
+    errors = frame(Teacher=TEACHER, BAN_1=TEACHER, BAN_2=TEACHER, Ens2=TEACHER)
+    errors["excess"] = np.concatenate([ANSWERS["worse"], ANSWERS["worse"], ANSWERS["undecided"], ANSWERS["better"]])
+    assert words(findings.excess(errors)) == (
+        "Mean confidence minus accuracy: Teacher and BAN-1 are overconfident (+1.00 ± 0.50 and +1.00 ± 0.50 points); "
+        "Ens*2 is too modest (\N{MINUS SIGN}1.00 ± 0.50 points); BAN-2 is about right (+0.03 ± 0.94 points)."
+    )
+    assert "is not judged by one seed (+1.00 points)" in words(findings.excess(errors.iloc[:1]))
+
+
 @pytest.mark.parametrize("student, answer", [
     ([8.0, 7.1, 6.1, 5.0, 4.2, 3.0], "better teachers have better students"),
     ([3.0, 4.2, 5.0, 6.1, 7.1, 8.0], "better teachers have worse ones"),

@@ -188,7 +188,14 @@ def test_controls_and_light_records_are_no_lineages(raised, records):
     for by_seed in runs.values():
         for run in by_seed.values():
             raised[0].export(run.run_id, records.root, light=True)
-    assert [lineages.runs for lineages in recorded(records)] == before
+    found = recorded(records)
+    assert [lineages.runs for lineages in found] == before
+    beside = lineage.recorded_controls(found[0], records)
+    assert {name: {seed: run.error for seed, run in by_seed.items()} for name, by_seed in beside.items()} == {
+        name: {seed: run.error for seed, run in by_seed.items()} for name, by_seed in runs.items()
+    }
+    records.remove(runs["teacher"][0].run_id)
+    assert 0 not in lineage.recorded_controls(found[0], records)["teacher"]
     whole = runs["labels x2"][0]  # recorded whole, it is still nobody's generation
     records.remove(whole.run_id)
     raised[0].export(whole.run_id, records.root)

@@ -57,6 +57,8 @@ def test_errors_has_a_row_for_each_seed_and_model():
     by_hand = -(math.log(0.2) + math.log(0.55) + 8 * math.log(0.9)) / 10
     assert table["nll"][4] == pytest.approx(by_hand, rel=1e-3)
     assert table["ece"][0] == pytest.approx(100 * (0.3 * 0.8 + 0.7 * 0.1), abs=0.1)
+    # Three of ten wrong with confidence 0.8, the others right with 0.9.
+    assert table["excess"][0] == pytest.approx(100 * (0.3 * 0.8 + 0.7 * 0.9) - 70, abs=0.1)
 
 
 def test_without_a_ban_3_the_teacher_joins_the_ensemble_of_three():

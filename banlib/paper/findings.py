@@ -225,6 +225,22 @@ def calibration(errors):
     return f"{'. '.join(texts)}." if all(texts) else "No student was trained here."
 
 
+def excess(errors):
+    """Who claims more than it knows? Mean confidence minus accuracy, of `statistics.errors`."""
+    claims = {"worse": "overconfident", "better": "too modest", "undecided": "about right"}
+    groups = {
+        name: st.difference(each) for name, each in errors.groupby("name", sort=False)["excess"]
+    }
+    texts = []
+    for word, claim in (claims | {"one seed": "not judged by one seed"}).items():
+        rows = {name: row for name, row in groups.items() if st.word(row) == word}
+        both = [(row["difference"], row["ci95"]) for row in rows.values()]
+        sizes = listed(numbers.interval(*each, sign=True, text=data) for each in both or [(0, 0)])
+        verb = "are" if len(rows) > 1 else "is"
+        texts += [f"{listed(rows)} {verb} {claim} ({sizes} points)"] if rows else []
+    return f"Mean confidence minus accuracy: {'; '.join(texts)}."
+
+
 def heredity(errors, student="BAN-1"):
     """Do good teachers raise good students? Their correlation over seeds, with its interval."""
     table = errors.pivot(index="seed", columns="name", values="error")

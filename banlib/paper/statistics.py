@@ -22,7 +22,7 @@ def errors(lineages):
     """One row per seed and model, single networks and ensembles of generations.
 
     Columns: seed, name, generation (the youngest member), members, images (of the test set), error
-    (%), nll (nats), ece (%).
+    (%), nll (nats), ece (%), excess (mean confidence minus accuracy, points).
     """
     labels, rows = lineages.labels(), []
     gens = max(map(len, lineages.runs.values())) - 1
@@ -35,7 +35,9 @@ def errors(lineages):
             row = {"seed": seed, "name": name, "generation": max(members), "members": len(members)}
             row |= {"images": len(labels), "error": ensemble.error(mean, labels)}
             row |= {"nll": ensemble.nll(mean, labels)}
-            rows.append(row | {"ece": ensemble.calibration_error(mean, labels)})
+            row |= {"ece": ensemble.calibration_error(mean, labels)}
+            confidence = 100 * mean.max(1).values.double().mean().item()
+            rows.append(row | {"excess": confidence - (100 - row["error"])})
     return pd.DataFrame(rows)
 
 

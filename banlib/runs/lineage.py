@@ -170,6 +170,17 @@ def recorded(store=None):
     return sorted(found, key=lambda lineages: -lineages.settings.gens)
 
 
+def recorded_controls(lineages, store=None):
+    """{control: {seed: Run}} of recorded `Lineages`: those controls that are recorded too."""
+    store, specs = store or Store(RESULTS), controls(lineages.settings)
+    runs, ids = {name: {} for name in specs}, set(store.ids())
+    for name, by_seed in specs.items():
+        for seed, spec in by_seed.items():
+            if spec.run_id in ids:
+                runs[name][seed] = store.load(spec.run_id)
+    return runs
+
+
 def whole(store):
     """{run id: Run} of all finished runs that can be read and are not light."""
     runs = {}
