@@ -116,11 +116,20 @@ def test_ensembles_stand_beside_the_best_single_network():
 @pytest.mark.parametrize("answer, end", [
     ("better", "they are better company"), ("undecided", "they are not shown"), ("worse", "they are worse company"),
 ])  # fmt: skip
-def test_company_is_judged_at_equal_size(answer, end):
-    rows = [{"size": size} | statistics.difference(pd.Series(ANSWERS[answer])) for size in (1, 2, 3)]
-    text = words(findings.company(pd.DataFrame(rows)))
-    assert "Averaged, 2 and 3 generations" in text and end in text and "At 3 members" in text
-    assert "too few" in words(findings.company(pd.DataFrame(rows[:1])))
+def test_company_is_judged_at_equal_size(answer, end, monkeypatch):
+    strangers = TEACHER - ANSWERS[answer]
+    kinds = {"one lineage": TEACHER, "unrelated teachers": strangers, "unrelated labels x2": strangers}
+    rows = [
+        {"kind": kind, "size": size, "seed": seed, "error": error}
+        for kind, errors in kinds.items() for size in (1, 2, 3) for seed, error in enumerate(errors)
+        if kind == "one lineage" or size < 3 and seed + size < 4
+    ]  # fmt: skip
+    table = pd.DataFrame(rows)
+    text = words(findings.company(table))
+    assert "as many unrelated teachers" in text and "as many unrelated labels x2" in text and "At 2 members" in text
+    assert "too few" in words(findings.company(table[table["size"] == 1]))
+    monkeypatch.setattr(statistics, "word", lambda row: answer)  # two groups have no clear answer here
+    assert end in words(findings.company(table))
 
 
 def test_calibration_may_suffer_where_the_likelihood_gains():

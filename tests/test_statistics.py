@@ -238,23 +238,34 @@ def test_subsets_are_all_ensembles_of_a_lineage():
 def test_strangers_are_averaged_in_groups_that_share_nobody():
     """A ring, in which each teacher is a member twice, claims half the interval."""
     ours = lineages({seed: [wrong, 1, 1] for seed, wrong in enumerate([6, 4, 2, 8, 1])})
-    found = statistics.teachers_together(ours)
-    assert found.groupby("size")["seed"].agg(list).to_dict() == {1: [0, 1, 2, 3, 4], 2: [0, 2], 3: [0]}
-    assert found[found["size"] == 1]["error"].tolist() == pytest.approx([60, 40, 20, 80, 10])
+    runs = {seed: chain[0] for seed, chain in ours.runs.items()}
+    for run in runs.values():
+        run.light = False
+    table = statistics.company(ours, {"labels x2": runs, "teacher": {}})
+    assert list(table["kind"].unique()) == ["one lineage", "unrelated teachers", "unrelated labels x2"]
+    strangers = table[table["kind"] == "unrelated labels x2"]
+    assert strangers.groupby("size")["seed"].agg(list).to_dict() == {1: [0, 1, 2, 3, 4], 2: [0, 2], 3: [0]}
+    assert strangers[strangers["size"] == 1]["error"].tolist() == pytest.approx([60, 40, 20, 80, 10])
     # Where one of two errs with 0.8 and the other is right with 0.9, the pair is right: the better of both counts.
-    assert found[found["size"] == 2]["error"].tolist() == pytest.approx([40, 20])
+    assert strangers[strangers["size"] == 2]["error"].tolist() == pytest.approx([40, 20])
     # Of three, two that err with 0.8 outvote one that is right with 0.9: the middle one counts.
-    assert found[found["size"] == 3]["error"].tolist() == pytest.approx([40])
+    assert strangers[strangers["size"] == 3]["error"].tolist() == pytest.approx([40])
+    for run in runs.values():
+        run.light = True  # no probabilities to average
+    assert list(statistics.company(ours, {"labels x2": runs})["kind"].unique()) == ["one lineage"]
 
 
-def test_a_lineage_is_compared_with_strangers_in_groups_that_share_no_seed():
-    """Five seeds: two pairs of unrelated teachers, and of the same seeds the mean of all pairs of a lineage."""
+def test_a_lineage_is_compared_with_strangers_of_the_same_seeds():
     ours = lineages({seed: [wrong, 1, 1] for seed, wrong in enumerate([6, 4, 2, 8, 1])})
-    table = statistics.company(ours).set_index("size")
-    assert table["seeds"].to_dict() == {1: 5, 2: 2, 3: 1}
-    # Seeds 0 and 1: every pair of (6, 1, 1) and of (4, 1, 1) errs on one image of ten; the teachers' pair on four.
-    # Seeds 2 and 3 likewise, and the teachers' pair errs on two.
+    for chain in ours.runs.values():
+        chain[0].light = False
+    table = statistics.against_strangers(statistics.company(ours)).set_index("size")
+    assert table["seeds"].to_dict() == {1: 5, 2: 2, 3: 1}, "groups of seeds"
+    # Every pair of a lineage errs on one image of ten; the teachers' pairs on four (seeds 0, 1) and two (2, 3).
     assert table.loc[2, "difference"] == pytest.approx(10 - (40 + 20) / 2)
+    # Alone: the mean of (60, 10, 10) minus 60, and so on.
+    alone = [80 / 3 - 60, 60 / 3 - 40, 40 / 3 - 20, 100 / 3 - 80, 10 - 10]
+    assert table.loc[1, "difference"] == pytest.approx(sum(alone) / 5)
 
 
 def test_agreement_is_measured_within_a_lineage_and_between_strangers():

@@ -201,15 +201,17 @@ def ensembles(errors):
 
 
 def company(table):
-    """Generations of a lineage against as many unrelated teachers, of `statistics.company`."""
-    rows = table[table["size"] > 1].to_dict("records")
-    if not rows:
-        return "These lineages are too few or too short to compare with unrelated teachers."
-    called = [row | {"name": row["size"]} for row in rows]
-    ends = {"better": "they are better company than", "worse": "they are worse company than"}
-    end = ends.get(st.word(rows[-1]), "they are not shown to be better company than")
-    text = result(called, "as many unrelated teachers", noun=" generations")
-    return f"Averaged, {text}. At {rows[-1]['size']} members {end} networks that never met."
+    """Generations of a lineage against as many unrelated networks, of `statistics.company`."""
+    pairs = st.against_strangers(table)
+    if not len(pairs := pairs[pairs["size"] > 1]):
+        return "These lineages are too few or too short to compare with unrelated networks."
+    texts, ends = [], {"better": "better company than", "worse": "worse company than"}
+    for kind, group in pairs.groupby("kind", sort=False):
+        rows = [row | {"name": row["size"]} for row in group.to_dict("records")]
+        text = result(rows, f"as many {kind.replace(st.CONTROL, CONTROL)}", noun=" generations")
+        end = ends.get(st.word(rows[-1]), "not shown to be better company than")
+        texts.append(f"Averaged, {text}. At {rows[-1]['size']} members they are {end} strangers.")
+    return " ".join(texts)
 
 
 def calibration(errors):

@@ -15,6 +15,8 @@ from banlib.runs.recipe import PROFILES, generation_name
 
 COLUMNS = {"Teacher": "Baseline"}  # what the paper's table 1 calls our names; others are the same
 CONTROL = "labels x2"  # of recipe.CONTROLS: BAN-1's training and size of loss, without a teacher
+LINEAGE = "one lineage"
+DIFFERENCE = ["difference", "ci95", "p", "wins", "seeds"]
 ROUNDING = 1e-9  # errors in % whose differences agree to this differ by rounding alone
 
 
@@ -64,32 +66,50 @@ def subsets(lineages):
     return pd.DataFrame(rows, columns=["seed", "members", "size", "error"])
 
 
-def teachers_together(lineages):
-    """Ensembles of unrelated teachers, as large as a lineage: seed (of the first), size, error (%).
+def together(runs, most):
+    """Ensembles of unrelated networks, {seed: Run}: seed (of the first), size (to most), error (%).
 
     Those of one size share no member, as an interval over them takes for granted.
     """
-    teachers, rows = [(seed, runs[0]) for seed, runs in lineages.runs.items()], []
-    for size in range(1, 1 + max(map(len, lineages.runs.values()))):
-        for start in range(0, len(teachers) - size + 1, size):
-            seeds, members = zip(*teachers[start : start + size], strict=True)
-            rows.append((seeds[0], size, error_of(members)))
+    members, rows = list(runs.items()), []
+    for size in range(1, 1 + most):
+        for start in range(0, len(members) - size + 1, size):
+            group = members[start : start + size]
+            rows.append((group[0][0], size, error_of([run for _, run in group])))
     return pd.DataFrame(rows, columns=["seed", "size", "error"])
 
 
-def company(lineages):
-    """A lineage's generations against as many unrelated teachers: size, and of `difference`.
+def company(lineages, controls=None):
+    """Ensembles by size and kind: kind, seed, size, error (%); of unrelated networks, `together`.
 
-    Of a lineage the mean of all its subsets of a size. Paired by the groups of seeds whose teachers
-    are averaged, which share no seed; seeds: the number of groups.
+    kind: LINEAGE (the mean of all its subsets of a size), unrelated teachers, and unrelated
+    networks of CONTROL; controls: as for `with_controls`, left out if they are light.
     """
-    own = subsets(lineages).groupby(["size", "seed"])["error"].mean()
-    seeds, rows = list(lineages.runs), []
-    for size, strangers in teachers_together(lineages).groupby("size"):
-        starts = range(0, size * len(strangers), size)
-        ours = [own[size].reindex(seeds[start : start + size]).mean() for start in starts]
-        rows.append({"size": size} | difference(pd.Series(ours) - strangers["error"].array))
-    return pd.DataFrame(rows)
+    own = subsets(lineages).groupby(["seed", "size"], sort=False)["error"].mean().reset_index()
+    strangers = {"teachers": {seed: chain[0] for seed, chain in lineages.runs.items()}}
+    strangers[CONTROL] = (controls or {}).get(CONTROL, {})
+    frames, most = [own.assign(kind=LINEAGE)], max(map(len, lineages.runs.values()))
+    for kind, runs in strangers.items():
+        if runs and not any(run.light for run in runs.values()):
+            frames.append(together(runs, most).assign(kind=f"unrelated {kind}"))
+    return pd.concat(frames, ignore_index=True)
+
+
+def against_strangers(table):
+    """Lineages minus unrelated networks at equal size, of `company`: kind, size, `difference`.
+
+    Paired by the seeds of a group of strangers; seeds: the number of groups.
+    """
+    lineage, rows = table["kind"] == LINEAGE, []
+    own = table[lineage].pivot(index="seed", columns="size", values="error")
+    own = own.reindex(table.loc[lineage, "seed"].unique())
+    for (kind, size), group in table[~lineage].groupby(["kind", "size"], sort=False):
+        starts = map(own.index.get_loc, group["seed"])
+        ours = [own[size].iloc[start : start + size].mean() for start in starts]
+        rows.append(
+            {"kind": kind, "size": size} | difference(pd.Series(ours) - group["error"].array)
+        )
+    return pd.DataFrame(rows, columns=["kind", "size", *DIFFERENCE])
 
 
 def agreements(lineages):
@@ -159,7 +179,7 @@ def paired(frame, against="Teacher", column="error"):
     table = frame.pivot(index="seed", columns="name", values=column)
     others = [name for name in frame["name"].unique() if name != against and against in table]
     rows = [{"name": name} | difference(table[name] - table[against]) for name in others]
-    return pd.DataFrame(rows, columns=["name", "difference", "ci95", "p", "wins", "seeds"])
+    return pd.DataFrame(rows, columns=["name", *DIFFERENCE])
 
 
 def word(entry):
