@@ -1,0 +1,94 @@
+"""Chapters where people open them: JupyterLab by `banlib lab`, and Notebook 7, each started and driven by a browser."""
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+from books import ROOT, SETTINGS
+from browsers import browser, visit  # noqa: F401
+
+from banlib.book import lab
+
+pytestmark = pytest.mark.timeout(1800)  # a chapter is trained here, which a busy machine does slowly
+LAB = "import sys; from pathlib import Path; from banlib.book.lab import open_lab; open_lab(sys.argv[2:], Path(sys.argv[1]))"
+RUN_ALL = """
+const done = arguments[0], pause = () => new Promise(resolve => setTimeout(resolve, 200));
+(async () => {
+  while (!window.jupyterapp) await pause();
+  const app = window.jupyterapp;
+  await app.restored;
+  while (!app.shell.currentWidget?.sessionContext) await pause();
+  const panel = app.shell.currentWidget;
+  await panel.context.ready;
+  await panel.sessionContext.ready;
+  await app.commands.execute("notebook:run-all-cells");
+  while (panel.sessionContext.session.kernel.status !== "idle") await pause();
+  await panel.context.save();
+  done(panel.sessionContext.kernelDisplayName);
+})().catch(error => done("failed: " + error));
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A checkout's book with small networks in its working copies."""
+    root = tmp_path_factory.mktemp("a reader's") / "book of lamps"
+    shutil.copytree(ROOT / "book", root / "book", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy(ROOT / name, root)
+    lab.refresh(root)
+    for path in (root / "work").glob("*.ipynb"):
+        chapter = json.loads(path.read_text(encoding="utf-8"))
+        [cell] = [cell for cell in chapter["cells"] if "parameters" in cell["metadata"].get("tags", [])]
+        given = [f"\n{name} = {value!r}" for name, value in SETTINGS.items() if name in "".join(cell["source"])]
+        cell["source"] = "".join([*cell["source"], *given])
+        path.write_text(json.dumps(chapter), encoding="utf-8")
+    return root
+
+
+@pytest.fixture
+def served(root, request, monkeypatch, tmp_path_factory):
+    """The address of a running Jupyter: "lab" or "notebook"."""
+    monkeypatch.setenv("BANLIB_HOME", str(tmp_path_factory.getbasetemp() / "home of a reader"))
+    monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(root / "config"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = ["-c", LAB, root] if request.param == "lab" else ["-m", "notebook", root / "work"]
+    app = "LabApp" if request.param == "lab" else "JupyterNotebookApp"
+    options = ["--no-browser", "--allow-root", f"--port={port}", "--IdentityProvider.token=lamp"]
+    options += [f"--{app}.expose_app_in_browser=True", "--ServerApp.port_retries=0"]
+    log = root / f"{request.param}.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen([sys.executable, *program, *options], stdout=output, stderr=output, cwd=root)
+    try:
+        for _ in range(600):
+            assert server.poll() is None, log.read_text()
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/api", timeout=60)
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/{'lab/tree' if request.param == 'lab' else 'notebooks'}/{{}}?token=lamp"
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(120)
+
+
+@pytest.mark.parametrize("served", ["lab", "notebook"], indirect=True)
+def test_run_all_of_chapter_2_ends_without_a_traceback(browser, root, served):  # noqa: F811
+    before = {path: path.read_bytes() for path in (root / "book").rglob("*") if path.is_file()}
+    visit(browser, served.format("02_ban_densenet.ipynb"), width=1440)
+    assert "Python 3" in browser.execute_async_script(RUN_ALL)
+    chapter = json.loads((root / "work/02_ban_densenet.ipynb").read_text(encoding="utf-8"))
+    code = [cell for cell in chapter["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["execution_count"] for cell in code)
+    assert [output for cell in code for output in cell["outputs"] if output["output_type"] == "error"] == []
+    browser.save_screenshot(str(root / "screen.png"))
+    assert before == {path: path.read_bytes() for path in (root / "book").rglob("*") if path.is_file()}
