@@ -33,7 +33,7 @@ def mathml(tex, as_block):
 
 
 def mend(element, tex):
-    """Three things that docutils 0.21 sets otherwise than TeX."""
+    """Four things that docutils 0.21 sets otherwise than TeX."""
     kind = name(element)
     # The text of a brace belongs under or over it, not beside it.
     if kind in ("msub", "msup") and len(element[0]) == 2 and element[0][1].text in BRACES:
@@ -47,6 +47,10 @@ def mend(element, tex):
     # A double bar between two distributions is not to grow with the whole line.
     elif kind == "mo" and element.text == "\u2016" and r"\left" not in tex:
         element.set("stretchy", "false")
+    # A function and what it is applied to have a thin space between them, but for a parenthesis.
+    for part, after in zip(element, element[1:], strict=False):
+        if part.text == "\u2061" and (after.text or "").strip() != "(":
+            part.set("rspace", "0.1667em")
 
 
 def name(element):

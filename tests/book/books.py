@@ -46,9 +46,8 @@ def small_book(folder, chapters=("01_teacher", "02_ban_densenet")):
     root = folder / "a {book}, 'odd' & é"
     (root / "book").mkdir(parents=True)
     shutil.copy(ROOT / "_config.yml", root)
-    for name in ("assets", "extensions", "references.bib"):
-        copy = shutil.copytree if (ROOT / "book" / name).is_dir() else shutil.copy
-        copy(ROOT / "book" / name, root / "book" / name)
+    for name in ("assets", "extensions"):
+        shutil.copytree(ROOT / "book" / name, root / "book" / name)
     preface = "# Preface\n\nSee [Furlanello et al. (2017)](bibliography.md#furlanello2017born).\n"
     (root / "book/00_preface.md").write_text(preface, encoding="utf-8")
     entry = '<a id="furlanello2017born"></a>**Furlanello et al. (2017).** *Born Again Networks*.'

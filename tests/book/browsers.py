@@ -1,8 +1,27 @@
 """Chromium, driven by chromedriver; tests that want it are skipped where it is missing."""
 
+import json
 import shutil
+from pathlib import Path
 
 import pytest
+
+WIDE = """
+const scrolls = e => e && (getComputedStyle(e).overflowX !== "visible" || scrolls(e.parentElement));
+const root = document.documentElement;
+return [...document.querySelectorAll("main *")]
+  .filter(e => e.getBoundingClientRect().right > root.clientWidth + 1 && e.checkVisibility({visibilityProperty: true}) && !scrolls(e.parentElement))
+  .map(e => e.outerHTML.slice(0, 120))
+  .concat(root.scrollWidth > root.clientWidth + 1 ? ["the page scrolls sideways"] : []);
+"""
+DEAD = """
+return [...document.querySelectorAll(".ban-explorer")].filter(e => !e.querySelector(".ban-live")).map(e => e.id);
+"""
+CHECK = """
+const done = arguments[0], serious = ["serious", "critical"];
+axe.run(document, {resultTypes: ["violations"]}).then(found => done(found.violations
+  .filter(v => serious.includes(v.impact)).map(v => [v.id, v.nodes.map(n => n.html.slice(0, 150)).slice(0, 3)])));
+"""
 
 
 @pytest.fixture(scope="module")
@@ -34,3 +53,25 @@ def visit(browser, address, width=1280, theme="light"):
     scheme = [{"name": "prefers-color-scheme", "value": theme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
     browser.get(address if isinstance(address, str) else address.as_uri())
+
+
+def findings(browser, page, width, theme):
+    """{kind: what is wrong} of a page as a reader meets it: looks, console, network, and axe's serious findings."""
+    import axe_core_python
+
+    browser.get_log("performance"), browser.get_log("browser")
+    visit(browser, page, width, theme)
+    axe = (Path(axe_core_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+    browser.execute_script(axe)
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    assert page.as_uri() in asked, "requests were not logged"
+    found = {
+        "console": [e["message"] for e in browser.get_log("browser") if e["level"] in ("SEVERE", "WARNING")],
+        "other servers": [url for url in asked if not url.startswith(("file:", "data:", "blob:"))],
+        "wide": browser.execute_script(WIDE),
+        "axe": browser.execute_async_script(CHECK),
+        "dead explorers": browser.execute_script(DEAD),
+    }
+    assert browser.execute_script("return document.documentElement.dataset.theme") == theme
+    return {kind: what for kind, what in found.items() if what}

@@ -416,6 +416,35 @@ def test_pages_follow_the_docstrings_of_the_library(copy, monkeypatch, tmp_path,
         assert f'<em class="sig-param"><span class="n"><span class="pre">{watts}' in page and "(a*b)" in page
 
 
+def test_jupyter_book_alone_gives_no_book_without_numbers(tmp_path):
+    """`jupyter-book build .`, which everyone tries."""
+    root = small_book(tmp_path)
+    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", "."]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, cwd=root, capture_output=True, text=True, env=environment)
+    told = result.stdout + result.stderr
+    assert result.returncode != 0 and "01_teacher has not been run" in told and "run `banlib book`" in told
+    assert not (root / "_build/html/book/01_teacher.html").exists()
+
+
+def test_pages_link_to_an_address_where_one_is_set_and_nowhere_otherwise(copy):
+    from bs4 import BeautifulSoup
+
+    def outside():
+        book.render_book(copy, book.find_chapters(copy))
+        soup = BeautifulSoup((copy / "_build/html/book/01_teacher.html").read_text(), "html.parser")
+        return [a["href"] for a in soup.select("a[href^=http]")]
+
+    assert outside() == []
+    config = (copy / "_config.yml").read_text()
+    told = config[config.index("# repository:") : config.index("execute:")]
+    (copy / "_config.yml").write_text(config.replace(told, told.replace("# ", "")))
+    links = outside()
+    assert "https://example.org/me/born-again" in links
+    assert any("colab" in link and link.endswith("book/01_teacher.ipynb") for link in links)
+    assert any("mybinder" in link and link.endswith("book/01_teacher.ipynb") for link in links)
+
+
 # What the page gets
 
 

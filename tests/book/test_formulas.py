@@ -37,6 +37,11 @@ def test_a_double_bar_does_not_grow():
     assert 'stretchy="false">‖' not in mathml.mathml(r"\left\| \frac a b \right\|", as_block=True)
 
 
+def test_a_function_keeps_a_thin_space_from_its_argument():
+    assert 'rspace="0.1667em">\u2061' in mathml.mathml(r"-\log q_y", as_block=True)
+    assert "rspace" not in mathml.mathml(r"\log(q_y)", as_block=True)
+
+
 @pytest.mark.parametrize(
     "tex",
     [r"\mathrm{softmax}(z)", r"\log q_y .", r"\operatorname{CE}(p, q)", r"a < b", r"\mathbb{1}_y", r"\arg\min_\theta"],

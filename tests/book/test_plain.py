@@ -5,6 +5,7 @@ import re
 
 import pytest
 from books import PARAMETERS, small_book, write_chapter
+from browsers import browser, findings  # noqa: F401
 from bs4 import BeautifulSoup
 
 from banlib import book
@@ -168,3 +169,9 @@ def test_a_page_loads_little(root):
         assert not re.search("fontawesome|searchindex", text)
     search = (static / "search.html").read_text(encoding="utf-8")
     assert "searchindex.js" in search and "searchtools.js" in search
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1440])
+def test_a_page_is_whole_quiet_and_open_to_all(browser, root, width, theme):  # noqa: F811
+    assert findings(browser, root / "_build/html/book/01_lamps.html", width, theme) == {}
