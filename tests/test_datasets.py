@@ -73,14 +73,15 @@ def test_a_dataset_is_read_once_and_moves_whole():
         ("cifar-100", "unknown dataset 'cifar-100'; did you mean 'cifar100'?"),
         ("CIFAR10", "unknown dataset 'CIFAR10'; did you mean 'cifar10'?"),
         ("digit", "unknown dataset 'digit'; did you mean 'digits'?"),
-        ("imagenet", "unknown dataset 'imagenet'; the datasets are digits, cifar10, cifar100"),
-        (7, "unknown dataset 7; the datasets are digits, cifar10, cifar100"),
+        ("imagenet", "unknown dataset 'imagenet'; did you mean "),
+        (7, "unknown dataset 7; did you mean "),
     ],
 )
 def test_an_unknown_name_suggests_the_nearest(name, hint):
     with pytest.raises(BadInput) as caught:
         datasets.load(name)
-    assert str(caught.value) == hint
+    said = str(caught.value)
+    assert said.startswith(hint) and said.endswith("(one of: digits, cifar10, cifar100, digits-dev, cifar100-dev)")
 
 
 def test_digits_that_are_not_the_known_ones_are_refused(monkeypatch):

@@ -214,10 +214,12 @@ def missing_shards(shards):
     """What a set of parquet files lacks: train-00000-of-00003.parquet says how many there are."""
     missing = [f"{split}*.parquet" for split in SPLITS if split not in shards]
     names = {file.name for files in shards.values() for file in files}
-    stems = {re.sub(r"\d{5}-of-(\d{5})", r"{:05d}-of-\1", name) for name in names}
-    for stem in (stem for stem in stems if "{" in stem):
-        total = int(stem.partition("-of-")[2][:5])
-        missing += sorted({stem.format(number) for number in range(total)} - names)
+    for name in sorted(names):
+        if match := re.fullmatch(r"(.*)\d{5}(-of-(\d{5}).*)", name):
+            first, rest, total = match.groups()
+            missing += sorted(
+                {f"{first}{n:05d}{rest}" for n in range(int(total))} - names - {*missing}
+            )
     return missing
 
 

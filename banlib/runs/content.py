@@ -5,10 +5,10 @@ import hashlib
 import json
 import warnings
 
-import safetensors.torch
 import torch
 
 from banlib.runs.disk import write_atomically
+from banlib.runs.work import header, packed, unpacked
 
 SPLITS = ("train", "test")
 
@@ -64,7 +64,7 @@ def write_decoded(kept, found):
     digests = json.dumps({split: digest for split, (_, _, digest) in found.items()})
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(kept, safetensors.torch.save(tensors, metadata={"digests": digests}))
+        write_atomically(kept, packed(tensors, {"digests": digests}))
     except OSError as error:
         what = f"decoded images cannot be kept in {kept.parent} ({line(error)})"
         warnings.warn(f"{what}; every start will decode them again", stacklevel=2)
@@ -75,11 +75,11 @@ def read_decoded(kept, check):
     if not kept.exists():
         return None
     try:
-        with safetensors.safe_open(kept, "pt") as file:
-            digests, splits = json.loads(file.metadata()["digests"]), {}
-            for split in SPLITS:  # clones: the file is mapped into memory
-                images = file.get_tensor(f"{split}.images").byte().reshape(-1, 3, 32, 32).clone()
-                splits[split] = images, file.get_tensor(f"{split}.labels").long().clone()
+        raw, splits = kept.read_bytes(), {}
+        digests, tensors = json.loads(header(raw)["__metadata__"]["digests"]), unpacked(raw)
+        for split in SPLITS:
+            images = tensors[f"{split}.images"].byte().reshape(-1, 3, 32, 32)
+            splits[split] = images, tensors[f"{split}.labels"].long()
         return check(splits, digests)
     except Exception as error:  # safetensors, JSON and torch raise a dozen kinds at broken files
         what = f"{kept} is damaged and will be made again from the source ({line(error)})"

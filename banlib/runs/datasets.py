@@ -1,6 +1,5 @@
 """Datasets by name: what they are, and where they lie."""
 
-import difflib
 import functools
 import os
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from banlib.runs.content import (
     place_in_class,
 )
 from banlib.runs.disk import home
-from banlib.runs.recipe import BadInput
+from banlib.runs.recipe import named
 from banlib.views import Split
 
 DATASETS = ("digits", "cifar10", "cifar100")
@@ -39,9 +38,8 @@ class Facts(NamedTuple):
     classes: int
 
     def __str__(self):
-        return (
-            f"{self.channels}x{self.image_size}x{self.image_size} images of {self.classes} classes"
-        )
+        shape = f"{self.channels}x{self.image_size}x{self.image_size}"
+        return f"{shape} images of {self.classes} classes"
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,12 +114,12 @@ def digits(name):
 def facts(name):
     """`Facts` of a dataset. CIFAR-100's are known without its files, so that runs can be planned,
     and records of them read, where those are not; others are loaded. Errors as `load`."""
-    expected = cifar.EXPECTED.get(check_name(name))
+    name = check_name(name)
     if name == "cifar100-dev":
         return Facts(DEV_DIGEST, 45_000, 3, 32, 100)
-    if expected and expected.digests:
-        digest = digest_of("\n".join(expected.digests[split] for split in cifar.SPLITS))
-        return Facts(digest, 50_000, 3, 32, len(expected.classes))
+    if name == "cifar100":
+        digests = cifar.EXPECTED[name].digests.values()
+        return Facts(digest_of("\n".join(digests)), 50_000, 3, 32, 100)
     known = load(name)
     images = len(known.train.labels)
     return Facts(known.digest, images, known.channels, known.image_size, len(known.classes))
@@ -129,12 +127,7 @@ def facts(name):
 
 def check_name(name):
     """`name`, if it is a dataset's; else BadInput with the nearest name."""
-    names = (*DATASETS, *DEV)
-    if name in names:
-        return name
-    near = difflib.get_close_matches(str(name).lower(), names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"the datasets are {', '.join(DATASETS)}"
-    raise BadInput(f"unknown dataset {name!r}; {hint}")
+    return named("dataset", name, (*DATASETS, *DEV))
 
 
 def data_folder():

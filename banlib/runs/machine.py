@@ -134,30 +134,26 @@ def own_settings(kind, threads=None, deterministic=False):
     """
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
-    read, write = torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms
-    settings = [
-        (read, write, deterministic),
-        (torch.get_default_dtype, torch.set_default_dtype, torch.float32),
-        (
-            partial(torch.is_autocast_enabled, kind),
-            partial(torch.set_autocast_enabled, kind),
-            False,
-        ),
-    ]
-    backends = torch.backends
+    backends, same = torch.backends, torch.are_deterministic_algorithms_enabled
     exact = (backends.mkldnn.matmul, backends.mkldnn.conv, backends.cuda.matmul)
     attributes = [(place, "fp32_precision", "ieee") for place in exact]
     attributes += [(backends.cudnn, "benchmark", False)]
     attributes += [(torch.utils.deterministic, "fill_uninitialized_memory", False)]  # costs time
-    for place, name, value in attributes:
-        settings.append((partial(getattr, place, name), partial(setattr, place, name), value))
+    contexts = [
+        held(partial(getattr, place, name), partial(setattr, place, name), value)
+        for place, name, value in attributes
+    ]
+    contexts += [
+        held(same, torch.use_deterministic_algorithms, deterministic),
+        held(torch.get_default_dtype, torch.set_default_dtype, torch.float32),
+        *(thread_count(threads), torch.inference_mode(False), torch.enable_grad()),
+        torch.autocast(kind, enabled=False),
+    ]
+    if torch.get_default_device().type != "cpu":  # it costs time at each call, so only if
+        contexts.append(torch.device("cpu"))
     with contextlib.ExitStack() as stack:
-        for context in (torch.inference_mode(False), torch.enable_grad(), thread_count(threads)):
+        for context in contexts:
             stack.enter_context(context)
-        for setting in settings:
-            stack.enter_context(held(*setting))
-        if torch.get_default_device().type != "cpu":  # it costs time at each call, so only if
-            stack.enter_context(torch.device("cpu"))
         yield
 
 
@@ -306,9 +302,7 @@ def commit():
         return done.stdout.strip()
 
     try:
-        git(
-            "ls-files", "--error-unmatch", __file__
-        )  # a folder of packages may be in a checkout too
+        git("ls-files", "--error-unmatch", __file__)  # packages may lie in a checkout too
         changed = git("status", "--porcelain", "--", here)
         return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.SubprocessError):

@@ -46,7 +46,7 @@ def named(kind, value, known):
     """value if it is one of the names `known`; otherwise a BadInput that suggests the nearest."""
     if isinstance(value, str) and value in known:
         return value
-    [near] = difflib.get_close_matches(str(value), list(known), n=1, cutoff=0.0)
+    [near] = difflib.get_close_matches(str(value).lower(), list(known), n=1, cutoff=0.0)
     raise BadInput(f"unknown {kind} {value!r}; did you mean {near!r}? (one of: {', '.join(known)})")
 
 
