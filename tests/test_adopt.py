@@ -8,7 +8,7 @@ import torch
 
 from banlib import build
 from banlib.runs import datasets, fit, lineage
-from banlib.runs.adopt import adopt
+from banlib.runs.networks import adopt
 from banlib.runs.parameters import check_parameters
 from banlib.runs.recipe import BadInput
 from banlib.runs.store import RunMissing, Store

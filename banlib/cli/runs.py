@@ -130,7 +130,7 @@ def import_weights(weights, network, dataset, store, as_json):
     banlib runs import mine.pt --network DenseNetBC-40-12 --dataset cifar100
     banlib lineage --profile cifar100 --teacher ID
     """
-    from banlib.runs.adopt import adopt
+    from banlib.runs.networks import adopt
 
     run = adopt(weights, network, dataset, store)
     emit({"imported": run.run_id, **run.results}, as_json)

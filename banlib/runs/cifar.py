@@ -157,27 +157,29 @@ class Source(NamedTuple):
 def find(name, folder):
     """The first complete Source in the data folder, or None; DatasetError if all are incomplete."""
     kind = torchvision_class(name)
-    members, tables, folders, archives, lacks = dict(members_of(kind)), {}, [], [], []
+    members, tables, found, lacks = dict(members_of(kind)), {}, [], []
+    archive = rf"{kind.filename.partition('.')[0]}.*(\.gz|\.tgz)(\.\d)?"  # or a browser's "(1)"
     for path, files in places(name, folder):
-        for file in (file for file in files if file.lower().endswith(".parquet")):
-            if split := split_of(file) or split_of(path.name):
+        for file in files:
+            split = split_of(file) or split_of(path.name)
+            if split and file.lower().endswith(".parquet"):
                 base = path if split_of(file) else path.parent
                 tables.setdefault(base, {}).setdefault(split, []).append(path / file)
+            elif re.fullmatch(archive, file):
+                found.append(Source("archive", path / file))
         missing = [member for member in members if member not in files]
         if not missing:
-            folders.append(Source("torchvision", path))
+            found.append(Source("torchvision", path))
         elif len(missing) < len(members):
             lacks.append(f"{path / missing[0]} is missing")
-        wanted = rf"{kind.filename.partition('.')[0]}.*(\.gz|\.tgz)(\.\d)?"  # or a browser's "(1)"
-        archives += [Source("archive", path / f) for f in files if re.fullmatch(wanted, f)]
     for base, shards in tables.items():
         if missing := missing_shards(shards):
             lacks.append(f"{base} lacks {', '.join(missing[:5])}")
         else:
             return Source("parquet", base, shards)
-    if lacks and not folders + archives:
+    if lacks and not found:
         raise DatasetError("; ".join(lacks[:3]))
-    return next(iter(folders + archives), None)
+    return max(found, key=lambda source: source.layout, default=None)  # unpacked, if it is
 
 
 def places(name, folder):

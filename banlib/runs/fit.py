@@ -14,14 +14,13 @@ import time
 import warnings
 
 import torch
-import torch.nn.functional as F
 from tqdm import tqdm
 
 from banlib import loop, models, teachers
 from banlib.objectives import objective_loss
 from banlib.runs import accelerate as speed_ups
 from banlib.runs import datasets, machine
-from banlib.runs.networks import load_teacher, network_of, new_network, pack, unpack
+from banlib.runs.networks import load_teacher, network_of, new_network, pack, tested, unpack
 from banlib.runs.recipe import named
 from banlib.runs.store import Diverged, RunMissing, Store
 from banlib.views import Augmented, draw_epoch
@@ -169,8 +168,13 @@ class Training:
                 if probabilities is None:  # stopped between the last epoch and the commit
                     probabilities, *_ = tested(*self.test)
                 self.commit(probabilities)
-            except Diverged as stop:
-                raise self.diverged(len(self.finished[0]) + 1, *stop.args) from None
+            except Diverged as stop:  # it is noted: such a run never becomes a teacher
+                epoch, (step, why) = len(self.finished[0]) + 1, stop.args
+                lr = spec.recipe.lr_at(epoch)
+                where = f"in epoch {epoch}, step {step}, at learning rate {lr:g}"
+                sentence = f"{self.what} diverged {where}: {why}"
+                self.work.give_up(sentence, epoch=epoch, step=step, lr=lr)
+                raise Diverged(sentence) from None
             except BaseException as stop:
                 with contextlib.suppress(Exception):
                     self.save()
@@ -244,14 +248,6 @@ class Training:
             what = f"the loss is {loss.item():g}, the gradient's norm {norm.item():g}"
             raise Diverged(self.steps, what)
 
-    def diverged(self, epoch, step, what):
-        """The error for a divergence, which is noted: such a run never becomes a teacher."""
-        lr = self.spec.recipe.lr_at(epoch)
-        where = f"in epoch {epoch}, step {step}, at learning rate {lr:g}"
-        sentence = f"{self.what} diverged {where}: {what}"
-        self.work.give_up(sentence, epoch=epoch, step=step, lr=lr)
-        return Diverged(sentence)
-
     def save(self):
         """Write a resume point of the newest finished epoch, if there is none yet."""
         rows, tensors = self.finished
@@ -271,17 +267,6 @@ class Training:
         }
         outputs = self.student.state_dict(), probabilities, self.test[2].cpu()
         self.work.commit(results, rows, self.environments, *outputs)
-
-
-def tested(network, images, labels, autocast):
-    """(probabilities float16 [n, classes] on the CPU, error in %, loss in nats) of test images.
-
-    The error is that of the rounded probabilities: who reads them later finds the same.
-    """
-    logits = loop.predict(network, images, autocast)
-    probabilities = logits.softmax(1).half()
-    error = 100 * (probabilities.argmax(1) != labels).double().mean().item()
-    return probabilities.cpu(), error, F.cross_entropy(logits, labels).item()
 
 
 def watched(what, numerics, device, until):

@@ -1,11 +1,19 @@
-"""Networks from what is stored: of a spec, of a finished run, of a resume point."""
+"""Networks from what is stored: of a spec, a finished run, a resume point, a state dict."""
+
+import contextlib
+import hashlib
+import math
+from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
-from banlib import models
-from banlib.runs import datasets, machine
-from banlib.runs.store import RunMissing
-from banlib.runs.work import RunDamaged
+from banlib import loop, models
+from banlib.runs import datasets, machine, work
+from banlib.runs.parameters import check_network
+from banlib.runs.recipe import ELSEWHERE, BadInput, RunSpec
+from banlib.runs.store import RunMissing, Store
+from banlib.views import Augmented
 
 
 def pack(student, optimizer):
@@ -26,7 +34,7 @@ def unpack(tensors, student, optimizer):
         tensors, expected | {f"momentum.{name}": momentum[name] for name in momentum}
     ):
         what = f"the resume point is refused: {misfit}"
-        raise RunDamaged(f"{what}; `banlib runs rm` starts the run over")
+        raise work.RunDamaged(f"{what}; `banlib runs rm` starts the run over")
     student.load_state_dict({name: tensors[f"network.{name}"] for name in student.state_dict()})
     for name, parameter in momentum.items():
         buffer = torch.empty_like(parameter).copy_(tensors[f"momentum.{name}"])
@@ -76,3 +84,58 @@ def load_teacher(spec, store, dataset):
         both = f"teacher {run.run_id} learned {other}, its student {spec.run_id} would learn {own}"
         raise ValueError(f"{both}; both need the same classes, image size and images")
     return network_of(run, dataset)
+
+
+def tested(network, images, labels, autocast):
+    """(probabilities float16 [n, classes] on the CPU, error in %, loss in nats) of test images.
+
+    The error is that of the rounded probabilities: who reads them later finds the same.
+    """
+    logits = loop.predict(network, images, autocast)
+    probabilities = logits.softmax(1).half()
+    error = 100 * (probabilities.argmax(1) != labels).double().mean().item()
+    return probabilities.cpu(), error, F.cross_entropy(logits, labels).item()
+
+
+def adopt(path, network, dataset, store=None):
+    """The `store.Run` of a network's state dict in a file, tested on the dataset's test images.
+
+    path: of safetensors, or of `torch.save`, from which tensors alone are read: the names, shapes
+    and types of `models.build(network)`. Its id is a hash of the weights, not of their file.
+    Raises BadInput for what is no such state dict.
+    """
+    network, data, store = check_network(network), datasets.load(dataset), store or Store()
+    weights, device = read(path), torch.device("cpu")
+    digest = hashlib.sha256(work.packed(weights, {})).hexdigest()
+    about = {"dataset": dataset, "dataset_digest": data.digest, "recipe": ELSEWHERE}
+    spec = RunSpec(network=network, **about, seed=0, generation=0, imported=digest)
+    student = new_network(spec, data)
+    if misfit := difference(weights, student.state_dict()):
+        raise BadInput(f"{path} does not fit {network} for {dataset}: {misfit}")
+    student.load_state_dict(weights)
+    images = Augmented(data.test, data.mean, data.std, 0, False, "reflect")
+    with machine.own_settings("cpu"):
+        part = student, images, data.test.labels, contextlib.nullcontext
+        probabilities, error, nll = tested(*part)
+    if not math.isfinite(nll):
+        raise BadInput(f"{path} makes no network: its loss on the test images is {nll:g}")
+    row = {"test_error": error, "test_nll": nll}
+    results = row | {"params": sum(each.numel() for each in student.parameters())}
+    environment = machine.describe(device, machine.Numerics("fp32")) | {"hardware": "elsewhere"}
+    with store.claim(spec) as claimed:
+        if not claimed.finished.exists():
+            outputs = weights, probabilities, data.test.labels
+            claimed.commit(results, [{"epoch": 0} | row], [environment], *outputs)
+    return store.load(spec.run_id)
+
+
+def read(path):
+    """The state dict in a file. BadInput for anything else."""
+    try:
+        if Path(path).suffix == ".safetensors":
+            return work.unpacked(Path(path).read_bytes())
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        return {name: tensor.detach().clone() for name, tensor in weights.items()}
+    except Exception as error:  # torch and its unpickler raise a dozen kinds at other files
+        first = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise BadInput(f"{path} holds no state dict that can be read safely ({first})") from None
