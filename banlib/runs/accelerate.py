@@ -146,15 +146,17 @@ def choose_teacher(network, autocast, images, classes, epochs, memory="auto", ke
     training takes beside it. Where free memory does not hold both, the teacher is online.
     """
     online, answers = teachers.online(network, autocast), len(images) * images.count
-    if answers * classes * 4 <= SMALL:
-        pays = memory == "remembered" or (memory == "auto" and images.count <= epochs)
-        return teachers.remembered(network, autocast, images, classes) if pays else online
-    if memory != "online" and key in _kept:
-        _kept[key].ask = online
-        return _kept[key]
-    few = memory == "auto" and teachers.share(epochs, images.count) > WORTH
-    if memory == "online" or few:
+    small, known = answers * classes * 4 <= SMALL, memory != "online" and _kept.get(key)
+    if memory == "auto" and not known:
+        pays = images.count <= epochs if small else teachers.share(epochs, images.count) <= WORTH
+        memory = "remembered" if pays else "online"
+    if memory == "online":
         return online
+    if small:
+        return teachers.remembered(network, autocast, images, classes)
+    if known:
+        known.ask = online
+        return known
     forget()
     dtype = teachers.table_type(network, autocast, images)
     needed, free = answers * (classes * dtype.itemsize + 1), machine.free_memory(images.device)

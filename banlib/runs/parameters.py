@@ -4,7 +4,6 @@ Each raises BadInput with one sentence before anything is created or trained.
 """
 
 import ast
-import difflib
 import math
 import os
 import re
@@ -44,10 +43,8 @@ def check_parameters(profile="digits", network="auto", gens="auto", seeds="auto"
 
 def refuse_others(given, known):
     """BadInput for the first of the given names that is none of the known ones."""
-    for name in (name for name in given if name not in known):
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise BadInput(f"unknown parameter {name!r}; {hint}(known here: {', '.join(known)})")
+    for name in given:
+        named("parameter", name, known)
 
 
 def injected():
@@ -90,9 +87,13 @@ def check_network(name):
 
 def check_gens(value):
     """The number of generations after the teacher, an int from 0 to 20."""
+    return check_integer("gens", value, 0, MOST_GENERATIONS)
+
+
+def check_integer(name, value, least, most, other=""):
     number = integer(value)
-    if number is None or not 0 <= number <= MOST_GENERATIONS:
-        raise not_a("gens", f"an integer from 0 to {MOST_GENERATIONS}", value)
+    if number is None or not least <= number <= most:
+        raise not_a(name, f"{other}an integer from {least} to {most}", value)
     return number
 
 
@@ -126,10 +127,7 @@ def check_minutes(value):
 
 def check_jobs(value):
     """How many runs to train side by side, 1 to 256; None for "auto"."""
-    jobs = None if is_auto(value) else integer(value)
-    if not is_auto(value) and (jobs is None or not 1 <= jobs <= MOST_JOBS):
-        raise not_a("jobs", f"'auto' or an integer from 1 to {MOST_JOBS}", value)
-    return jobs
+    return None if is_auto(value) else check_integer("jobs", value, 1, MOST_JOBS, "'auto' or ")
 
 
 def integer(value):
