@@ -10,9 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
-from banlib.figures import ensembles, generations, style, tables, teacher
-from banlib.paper import printed, statistics
-from banlib.paper.ledger import VERDICTS
+from banlib.figures import ensembles, generations, style, teacher
+from banlib.paper import statistics
 from banlib.runs.recipe import PROFILES
 
 WHERE = "DenseNetBC-16-8 on digits, seeds 0-3; a processor, fp32; commit abcdef1"
@@ -90,8 +89,6 @@ def test_drawings():
     assert "BAN-3" in drawn(generations.lineage_diagram(20))
     assert "out of the block" in drawn(teacher.dense_block_diagram(16, 8, 4))
     assert "falls 3 times" in drawn(teacher.schedule(PROFILES["cifar100"].recipe))
-    text = drawn(tables.matched_diagram([(120, 960, 480), (480, 1320, 660), (660, 1500, 750)], [240, 330, 375]))
-    assert "stage 3" in text and "660" in text
     matrix = torch.tensor([[100.0, 94.0], [94.0, 100.0]])
     assert "differ on 6.0 % of images" in drawn(generations.agreement(matrix, NAMES[:2], WHERE))
     assert "differ on 0.0 %" in drawn(generations.agreement(torch.tensor([[100.0]]), NAMES[:1], WHERE))
@@ -118,35 +115,3 @@ def test_ensembles(seeds):
     assert WHERE in drawn(ensembles.ensemble_sizes(subsets(seeds, ["Teacher"]), WHERE))
     both = pd.concat([frame.assign(kind="one lineage"), frame.assign(kind="unrelated teachers")])
     assert "unrelated teachers" in drawn(ensembles.lineage_against_teachers(both, WHERE))
-
-
-def test_table_2():
-    kinds = {"Baseline": "labels alone", "BAN": "raised"}
-    cells = [(row, column, e) for row in printed.TABLE2 for column, e in row.errors.items() if e is not None]
-    sizes = [("", "teacher", 16e6, 17.69)] + [(row.network, kinds[c], row.params, e) for row, c, e in cells]
-    sizes = pd.DataFrame(sizes, columns=["network", "kind", "params", "error"]).assign(ci95=np.nan)
-    both = pd.concat([sizes.assign(source="the paper"), sizes.assign(source="measured", ci95=0.5)])
-    assert "9 of 13 students below" in drawn(tables.error_against_parameters(both, WHERE))
-    by_seed = [(row.network, f"{row.network}@x", c, s, e + s, 17.0 + s) for row, c, e in cells for s in range(3)]
-    by_seed = pd.DataFrame(by_seed, columns=["network", "trained", "column", "seed", "error", "reference"])
-    for network in ("PreActResNet-1001", "MatchWideResNet-2-1", "MatchDenseNet-28-1-2"):
-        text = drawn(tables.one_pair(by_seed, network, WHERE))
-        raised = printed.row(network).errors["BAN"]
-        assert ("raised by the teacher" in text) == (raised is not None) and "Teacher" in text
-        assert raised is None or f"{raised:.1f}" in text
-    gains = [
-        {"network": row.network, "against": against, "share": 5.0, "paper_share": 6.0, "ci95": 2.0}
-        for row, column, _ in cells
-        for against in ("teacher", "labels alone")
-        if column == "BAN"
-    ]
-    assert "Against its teacher: better in 13 of 13" in drawn(tables.students_gain(pd.DataFrame(gains), WHERE))
-
-
-def test_ledger_overview():
-    columns, verdicts = ("Baseline", "BAN", "BAN-1", "Ens*2"), VERDICTS
-    rows = [(column, verdict, 3.0, 4.0) for column in columns for verdict in verdicts]
-    board = pd.DataFrame(rows, columns=["column", "verdict", "share", "paper_share"])
-    text = drawn(tables.ledger_overview(board, WHERE))
-    assert f"{len(rows)} of {len(rows)} cells" in text and "ensemble" in text and "too small to tell" in text
-    assert "0 of 0 cells" in drawn(tables.ledger_overview(board.iloc[:0], WHERE))

@@ -254,7 +254,7 @@ def test_sizes_have_the_papers_table_2_and_ours():
     frame = ledger.sizes([told], "digits")
     assert frame.groupby("source").size().to_dict() == {"the paper, CIFAR-100": 1 + 22, "digits": 2}
     assert frame[frame["source"] == "digits"][["network", "kind", "params", "error"]].values.tolist() == [
-        ["", "teacher", 7, 20], ["MatchDenseNet-28-1-2", "raised", 7, 16.5]]  # fmt: skip
+        ["", "teacher", 7, 20], ["MatchDenseNet-28-1-2", "taught", 7, 16.5]]  # fmt: skip
     assert frame["error"].notna().all() and len(ledger.sizes([found([], column="BAN")])) == 23
 
 
@@ -267,5 +267,5 @@ def test_the_rule_names_what_the_code_uses():
         "about 1.1 points for 10,000",
     ):
         assert words in " ".join(ledger.RULE.split()), words
-    assert all(f"\n  {name} " in ledger.RULE for name in ledger.VERDICTS)
+    assert all(f"\n- `{name}`: " in ledger.RULE for name in ledger.VERDICTS)
     assert max(map(len, ledger.RULE.splitlines())) <= 79

@@ -214,15 +214,19 @@ def company(table):
     return " ".join(texts)
 
 
-def calibration(errors):
-    """Are ensembles, or students where there are none, as honest about their doubt?"""
+def calibration(errors, names=None):
+    """Are ensembles, or students where there are none, as honest about their doubt?
+
+    names: the students, by default the newest.
+    """
     single, texts = errors["members"] == 1, []
     newest = errors.loc[errors[single]["generation"].idxmax(), "name"]
     rival = "Teacher" if single.all() else newest
-    names = [newest] if single.all() else errors.loc[~single, "name"].unique()
+    names = names or ([newest] if single.all() else errors.loc[~single, "name"].unique())
     measures = (("ece", TRUST, "points of calibration error", 2), ("nll", LIKELY, "nats", 3))
     for column, words, unit, digits in measures:
         rows = [row for row in _pairs(errors, rival, column) if row["name"] in names]
+        rows = [row | {"name": _called(row["name"])} for row in rows]
         texts.append(result(rows, rival, words, unit, digits=digits))
     return f"{'. '.join(texts)}." if all(texts) else "No student was trained here."
 

@@ -24,35 +24,36 @@ def noise(one, other):
 
 
 RULE = f"""\
-Every cell but one is an improvement on a reference: students and ensembles
-of table 1 on their own teacher, everything else on DenseNetBC-90-60 trained
-on labels alone. Two questions are asked of a cell.
+Every number but one claims an improvement on a reference. Students and
+ensembles of table 1 are compared with their own teacher, everything else with
+DenseNetBC-90-60 trained on labels alone. Each number is asked two questions.
 
-  value  In the paper's setting alone: does the paper's error lie where 95 %
-         of further runs of ours would, given the spread of our seeds? A yes
-         needs {LEAST_SEEDS} seeds or more, and a reach below {MOST_REACH:g} point to either side.
-  sign   Is the difference from the reference of the paper's sign? Is it
-         clear of zero: by a paired 95 % interval over seeds, which must have
-         a width, or for one seed by McNemar's test over the test images? Is
-         it, as a share of the reference's errors, at least {LEAST_SHARE:g} times the
-         paper's, and at most {MOST_SHARE:g} times? A share far above the paper's is
-         another effect, not more of the same. And where the paper's student
-         or ensemble improves on its reference, does ours also improve, clear
-         of zero over seeds, on {st.CONTROL}: the same network, or as many of
-         them together, trained without a teacher on twice the label loss? A
-         cell without such runs is judged without them, and says so.
+**Is the value the paper's?** This is asked in the paper's setting alone. The
+answer is yes if the paper's error lies where 95 % of further runs of ours
+would, judging by the spread of our seeds. That takes {LEAST_SEEDS} seeds or more, and
+a reach below {MOST_REACH:g} point to either side.
 
-  reproduced         value and sign, or value where there is no reference
-  partly             one of the two
-  not                neither, though it was run
-  too small to tell  the paper's difference lies within the noise of two
-                     single runs, about {noise(18, 18):.1f} points for {PAPER_IMAGES:,} test
-                     images, so its sign is not judged, nor is its value
-  not run            no run, or none of which a question can be asked
+**Is the difference the paper's?** It has the paper's sign. It is clear of
+zero: by a paired 95 % interval over seeds, which must have a width, or, for a
+single seed, by McNemar's test over the test images. As a share of the
+reference's errors it is at least {LEAST_SHARE:g} times and at most {MOST_SHARE:g} times the
+paper's; a share far above that is another effect, not more of the same. And
+where the paper's student or ensemble improves on its reference, ours must also
+improve, clear of zero over seeds, on `{st.CONTROL}`: the same network, or as many
+of them together, trained without a teacher on twice the label loss. A number
+without such runs is judged without them, and says so.
 
-A smaller profile has other networks or images, so it is asked for the sign
-alone, and can earn partly at the most. An interval over seeds holds for one
-set of test images; `binomial` is what other images would add."""
+- `reproduced`: yes to both, or to the first where there is no reference.
+- `partly`: yes to one of the two.
+- `not`: yes to neither, though it was run.
+- `{SMALL}`: the paper's difference lies within the noise of two
+  single runs, about {noise(18, 18):.1f} points for {PAPER_IMAGES:,} test images. The second
+  question is not asked, and the first was not answered.
+- `not run`: no run, or none of which a question can be asked.
+
+A smaller profile has other networks or images. It is asked only the second
+question, and can earn `partly` at the most. An interval over seeds holds for
+one set of test images; `binomial` is what other images would add."""
 
 
 def ledger(evidence):
@@ -228,10 +229,10 @@ def by_seed(evidence):
 def sizes(evidence, measured="measured"):
     """Table 2's error against size, in the paper and here, a row for each network and kind.
 
-    source ("the paper, CIFAR-100", or `measured`), network, kind ("labels alone", "raised" or
+    source ("the paper, CIFAR-100", or `measured`), network, kind ("labels alone", "taught" or
     "teacher"), params, error (%), ci95.
     """
-    kinds, teacher = {"Baseline": "labels alone", "BAN": "raised"}, printed.row(TEACHER)
+    kinds, teacher = {"Baseline": "labels alone", "BAN": "taught"}, printed.row(TEACHER)
     rows = [("", "teacher", teacher.params, teacher.errors["Baseline"])]
     for row in printed.TABLE2:
         rows += [(row.network, kinds[k], row.params, error) for k, error in row.errors.items()]

@@ -11,11 +11,13 @@ from banlib.paper.findings import CONTROL, MISSING, listed, over, result, verbs
 from banlib.paper.ledger import PAPER_SETTING
 from banlib.paper.numbers import data
 
+MANY = 5  # numbers are counted, fewer are listed
 CLOSE = 1.5  # %, between two counts of parameters
 UNLIKE = verbs(("does better than", "do better than"), ("does worse than", "do worse than"))
 TEACHER = printed.row("DenseNetBC-90-60").errors["Baseline"]
 TRIPLE = "the student", "the teacher", "the untaught network"
 SPECIAL = {"MatchWideResNet-4-0.5": "half as wide", "MatchWideResNet-1-1": "with one unit a stage"}
+OBJECTIVES = "teacher", "label+teacher, halved", "cwtm", "dkpp"  # at the scale of one loss
 REASONS = {  # how `why` begins where it speaks of a difference, and what that means
     "undecided": "are not clear of zero",
     "the other sign": "are clearly of the other sign",
@@ -32,13 +34,13 @@ def ends(shared, own):
     """Students with ends of their own beside the same with the teacher's: of `ledger.by_seed`."""
     pairs = shared.merge(own, on=["network", "column", "seed"]).query("column == 'BAN'")
     rows = [
-        {"name": f"`{network}`"} | st.difference(pair["error_y"] - pair["error_x"])
+        {"name": f"`{network}` with ends of its own"}
+        | st.difference(pair["error_y"] - pair["error_x"])
         for network, pair in pairs.groupby("network", sort=False)
     ]
     if not rows:
         return "No student of table 2 was trained here."
-    text = result(rows, "with the teacher's ends", UNLIKE)
-    return f"{over(rows[0]['seeds'])}with ends of its own {text}."
+    return f"{over(rows[0]['seeds'])}{result(rows, 'itself with shared ends', UNLIKE)}."
 
 
 def order(frame, gains):
@@ -53,9 +55,9 @@ def order(frame, gains):
             wins[min(zip(errors, TRIPLE, strict=True))[1]][place] += 1
     if not rows:
         return "None of the chosen rows has all three numbers, so there is no order to compare."
-    told = listed(f"{who} {data(paper)} and {data(here)}" for who, (paper, here) in wins.items())
-    text = f"Of the {data(len(rows))} rows with all three numbers, the best was in so many "
-    text += f"(first the paper's, then ours, by the mean error): {told}."
+    told = (f"{who} in {data(paper)} and {data(here)}" for who, (paper, here) in wins.items())
+    text = f"In the paper and here, the best of the three by mean error was {listed(told)} of "
+    text += f"{count(len(rows), 'row')}."
     for row in gains[gains["against"] == "teacher"].to_dict("records"):
         if what := SPECIAL.get(row["network"]):
             here = numbers.interval(row["share"], row["ci95"], 0, sign=True, text=data)
@@ -63,6 +65,62 @@ def order(frame, gains):
             text += f" The student {what} avoids {here} % of its teacher's errors here, {paper} %"
             text += " in the paper."
     return f"{text} {MISSING}"
+
+
+def verdicts(errors):
+    """A row for each objective: on how many of the paper's networks it gains, and whether here.
+
+    errors: `statistics.errors` of the teacher, of each of OBJECTIVES and of the control.
+    """
+    later = pd.DataFrame(printed.LATER_OBJECTIVES).T
+    gains = later.lt(later["label"], axis=0).sum()
+    table = pd.DataFrame({"objective": OBJECTIVES})
+    names = table["objective"].str.removesuffix(", halved")
+    table["improves in the paper"] = [f"{gains[name]} of {len(later)} networks" for name in names]
+    for rival, column in {"Teacher": "here", st.CONTROL: f"here, beside {st.CONTROL}"}.items():
+        rows = {row["name"]: row for row in st.paired(errors, rival).to_dict("records")}
+        table[column] = [st.word(rows[name]) for name in OBJECTIVES]
+    return table
+
+
+def objectives(errors):
+    """Which objectives clearly improve here, in a sentence; errors: as for `verdicts`."""
+    table = verdicts(errors)
+    told = [
+        listed(
+            [f"`{name}`" for name in table.loc[table[column] == "better", "objective"]] or ["none"]
+        )
+        for column in table.columns[2:]
+    ]
+    return (
+        f"Of the four objectives, at the scale of one loss, {told[0]} clearly beats its teacher "
+        f"here, and {told[1]} clearly beats the control {CONTROL}."
+    )
+
+
+def ranking(errors):
+    """The order of the objectives, and whether first and last can be told apart."""
+    means = errors.groupby("name")["error"].mean()
+    order = means[list(OBJECTIVES)].sort_values()
+    told = listed(f"`{name}` ({data(mean)} %)" for name, mean in order.items())
+    rows = st.paired(errors, order.index[-1]).to_dict("records")
+    ends = [row | {"name": "the first"} for row in rows if row["name"] == order.index[0]]
+    return (
+        f"By mean test error the order is {told}; their teacher has {data(means['Teacher'])} %. "
+        f"{over(ends[0]['seeds'])}{result(ends, 'the last')}. {objectives(errors)}"
+    )
+
+
+def taught(gains):
+    """By name: students that are clearly better or worse than themselves untaught."""
+    part, told = gains[gains["against"] == "labels alone"], []
+    for sign in (1, -1):
+        names = [f"`{name}`" for name in part.loc[sign * part["share"] > part["ci95"], "network"]]
+        told.append(listed(names or ["none of these networks"]))
+    if part.empty:
+        return "No student was compared with its own network trained on labels alone."
+    text = f"Being taught clearly lowers the error of {told[0]} and raises that of {told[1]}"
+    return f"{text}. {MISSING}"
 
 
 def networks(audit):
@@ -111,6 +169,7 @@ def missed(board):
     text += f". Of their differences from the reference, {reasons}." if reasons else "."
     for reason, group in board[board["verdict"] == "not run"].groupby("why", sort=False):
         cells = [f"`{row.network}` {row.column}" for row in group.itertuples()]
+        cells = cells if len(cells) < MANY else [count(len(cells), "number")]
         text += f" No verdict for {listed(cells)}: {reason}."
     return text
 
@@ -126,9 +185,9 @@ def signs(board):
     ]
     done = int((board["verdict"] == "reproduced").sum())
     return (
-        f"Of {count(len(known), 'difference')} from a reference, {data(len(same))} have the paper's "
-        f"sign here, and {data(sum(clear))} of these are clear of zero. {count(done, 'number')} "
-        f"{'counts' if done == 1 else 'count'} as reproduced."
+        f"Of {count(len(known), 'difference')} from a reference, {data(len(same))} have the "
+        f"paper's sign here, and {data(sum(clear))} of these are clear of zero. "
+        f"{count(done, 'number')} {'counts' if done == 1 else 'count'} as reproduced."
     )
 
 
@@ -143,6 +202,23 @@ def speedup(result):
     return f"{where}, this book's loop is {listed(told)}."
 
 
+def predictions(results):
+    """What was expected of the loop's speed before it was measured: what, predicted, measured."""
+    best = max(results, key=lambda result: result["images_per_second"]["plain"])
+    ratios, extra = best["ratio_to_usual_loop"], best["distill_over_plain"]
+    rows = [
+        ("labels alone, times the usual loop", 2.8, ratios["plain"]),
+        ("with a teacher, times the usual loop, at least", 3.0, ratios["distill_remembered"]),
+        ("online teacher over a plain step, at most", 1.37, extra["distill_online"]["median"]),
+        ("first student over a plain step, at most", 1.16, extra["distill_remembered"]["median"]),
+        ("later student over a plain step, at most", 1.03, extra["distill_later"]["median"]),
+    ]
+    for each in (each for each in results if each["precision"] == "fp32"):
+        measured = each["ratio_to_usual_loop"]["distill_remembered"]
+        rows.append(("with a teacher in float32, times the usual loop, at least", 1.4, measured))
+    return pd.DataFrame(rows, columns=["what", "predicted", "measured"])
+
+
 def workers(rows):
     """How far more workers help: rows of `cost.makespans`."""
     first, last = rows[0], rows[-1]
@@ -154,11 +230,11 @@ def workers(rows):
 
 
 def scale(result, share, rows):
-    """The outcome of chapter 6's guesses. share: of the answers that a teacher is asked for."""
+    """The outcome of chapter 6's guesses. share: of answers that a teacher is asked for."""
     text = (
-        f"Over two hundred epochs, {data(100 * (1 - share), 0)} % of what a teacher is asked it has "
-        "answered before. Four lineages are four chains, so they can't use more than four GPUs at "
-        f"a time. For the paper's table 1: {workers(rows)}"
+        f"Over two hundred epochs, {data(100 * (1 - share), 0)} % of what a teacher is asked it "
+        "has answered before. Four lineages are four chains, so they can't use more than four GPUs "
+        f"at a time. For the paper's table 1: {workers(rows)}"
     )
     if result is None:
         return text
