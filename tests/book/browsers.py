@@ -10,7 +10,8 @@ WIDE = """
 const scrolls = e => e && (getComputedStyle(e).overflowX !== "visible" || scrolls(e.parentElement));
 const root = document.documentElement;
 return [...document.querySelectorAll("main *")]
-  .filter(e => e.getBoundingClientRect().right > root.clientWidth + 1 && e.checkVisibility({visibilityProperty: true}) && !scrolls(e.parentElement))
+  .filter(e => e.getBoundingClientRect().right > root.clientWidth + 1)
+  .filter(e => e.checkVisibility({visibilityProperty: true}) && !scrolls(e.parentElement))
   .map(e => e.outerHTML.slice(0, 120))
   .concat(root.scrollWidth > root.clientWidth + 1 ? ["the page scrolls sideways"] : []);
 """
