@@ -3,52 +3,53 @@
 import seaborn as sns
 
 from banlib.figures import style
-from banlib.figures.style import ERROR, GRAY, PALETTE, note, panels, source
+from banlib.figures.style import ERROR, GRAY, ROLES, WIDE, note, panels, source
+from banlib.paper.numbers import number
+from banlib.paper.statistics import CONTROL
+
+KINDS = {"one lineage": ROLES["Ens*2"], "unrelated teachers": ROLES["Teacher"]}
+KINDS |= {f"unrelated {CONTROL}": ROLES[CONTROL]}
 
 
-def ensemble_sizes(subsets, where):
+def ensemble_sizes(subsets):
     """Test error against the number of members: every subset of a lineage, `statistics.subsets`."""
-    figure, (axis,) = panels(1, 7.2, 4.2)
+    figure, (axis,) = panels(1, WIDE, 3.8)
     each = subsets.groupby(["size", "members"], sort=False)["error"].mean().reset_index()
     axis.plot(each["size"], each["error"], "o", color=GRAY, alpha=0.6)
     for size, group in each.groupby("size"):
-        for place, side in (("idxmin", -5), ("idxmax", 5)):
-            row = each.loc[getattr(group["error"], place)()]
-            if side < 0 or len(group) > 1:
-                note(axis, row["members"], (size, row["error"]), (0, side), fontsize=7.5)
+        for place in {group["error"].idxmin(), group["error"].idxmax()}:
+            row = each.loc[place]
+            note(axis, _short(row["members"]), (size, row["error"]), bbox=style.PLAIN)
     by_seed = subsets.groupby(["size", "seed"])["error"].mean().reset_index()
-    look = {"errorbar": style.limits, "err_style": "bars", "marker": "D", "color": PALETTE[0]}
+    look = {"errorbar": style.limits, "err_style": "bars", "marker": "D", "color": ROLES["Ens*2"]}
     sns.lineplot(by_seed, x="size", y="error", err_kws={"capsize": 4}, ax=axis, **look)
     first, *_, last = [*by_seed.groupby("size")["error"].mean()] * 2
-    title = f"From {first:.1f} % alone to {last:.1f} % together"
-    axis.set(xlabel="networks averaged", ylabel=ERROR, title=title)
-    axis.set_xlim(0.5, each["size"].max() + 0.5)
+    style.title(axis, f"From {number(first)} % alone to {number(last)} % together")
+    axis.set(xlabel="networks averaged", ylabel=ERROR)
+    axis.set_xlim(0.7, each["size"].max() + 0.8)
     style.whole_numbers(axis)
-    told = "gray: each subset, mean over seeds; bars: 95 % interval of the mean of a size"
-    return source(figure, f"{where}; {told}")
+    return source(figure)
 
 
-def one_ensemble(subsets, members, where):
-    """The members of one ensemble and their average; members: one of the names in `subsets`."""
-    figure, (axis,) = panels(1, 7.2, 3.4)
-    names = list(dict.fromkeys([*members.split(" + "), members]))
-    shown = subsets[subsets["members"].isin(names)].sort_values("size", kind="stable")
-    together = {members: "averaged"} if len(names) > 1 else {}
-    style.means(axis, shown.replace({"members": together}), "members", "error", flat=True)
-    highest = subsets.groupby("members")["error"].mean().max()
-    axis.set(xlim=(0, 1.35 * highest), ylim=(4.6, -0.7), title=members)
-    return source(figure, f"{where}; bars: 95 % interval over seeds, dots: seeds")
+def _short(members):
+    """ "T+1+3": the teacher with BAN-1 and BAN-3."""
+    together = members.replace(" + ", "+").replace("Teacher", "T").replace("BAN-", "")
+    return together if "+" in together else members
 
 
-def lineage_against_teachers(frame, where):
-    """Error against ensemble size, one lineage and unrelated teachers: kind, size, seed, error."""
-    figure, (axis,) = panels(1, 7.2, 3.9)
+def lineage_against_teachers(frame):
+    """Error against ensemble size, a line for each kind: kind, size, seed, error."""
+    figure, (axis,) = panels(1, WIDE, 3.6)
     look = {"errorbar": style.limits, "err_style": "bars", "err_kws": {"capsize": 4}, "marker": "o"}
-    sns.lineplot(frame, x="size", y="error", hue="kind", ax=axis, **look)
-    title = "Generations of one lineage against unrelated teachers"
-    axis.set(xlabel="networks averaged", ylabel=ERROR, title=title)
+    look |= {"hue": "kind", "palette": KINDS, "hue_order": frame["kind"].unique()}
+    aside = frame["kind"].map({kind: 0.05 * place for place, kind in enumerate(look["hue_order"])})
+    apart = frame.assign(size=frame["size"] + aside)  # so that intervals don't cover each other
+    sns.lineplot(apart, x="size", y="error", ax=axis, **look)
+    axis.set(xlabel="networks averaged", ylabel=ERROR)
     axis.set_ylim(bottom=0)
     axis.legend(title=None)
     style.whole_numbers(axis)
-    told = "a lineage: mean of all its subsets of a size; bars: 95 % interval over seeds"
-    return source(figure, f"{where}; {told}")
+    means = frame.groupby(["size", "kind"])["error"].mean()
+    largest = means[frame["size"].max()]
+    style.title(axis, f"Lowest mean of {frame['size'].max()} together: {largest.idxmin()}")
+    return source(figure)

@@ -1,67 +1,88 @@
-"""The book's look, and what its figures share. Bars and bands are 95 % t intervals over seeds."""
+"""The book's look, and what its figures share. Bars and bands are 95 % t intervals over seeds.
+
+Every figure is a panel of at most 4.1 inches, 394 pixels, so that a phone shows it at its size;
+several stand side by side where there is room. No type is smaller than `SMALL`, 11 pixels.
+"""
 
 import textwrap
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.ticker import MaxNLocator
 
-from banlib.paper.statistics import interval
+from banlib.paper.numbers import number
+from banlib.paper.statistics import CONTROL, interval
 
-PALETTE = sns.color_palette("colorblind")
-DARK, GRAY, LIGHT = "#3a3a3a", "#888888", "#bbbbbb"
-SHADES = {"BAN-1": 0, "BAN-2": 1, "BAN-3": 2, "Ens*2": 4, "Ens*3": 3, "averaged": 3}
-SHADES |= {"label+teacher": 0, "teacher": 1, "cwtm": 2, "dkpp": 4, "raised by the teacher": 0}
-COLORS = {name: PALETTE[number] for name, number in SHADES.items()} | {"Teacher": DARK}
-ERROR = "test error, %"
 # Tokens: inside the rendered page the builder turns them into the theme's text and background.
 INK, PAPER = "#1f2328", "#fefefe"
+DARK, GRAY, LIGHT = INK, "#7d7d7d", "#b5b5b5"  # the paper's values: gray and hollow
+# Okabe and Ito's colors, each for one role and for nothing else.
+ROLES = {"Teacher": "#0072b2", "BAN-1": "#e69f00", "BAN-2": "#009e73", "BAN-3": "#cc79a7"}
+ROLES |= {"Ens*2": "#d55e00", "Ens*3": "#d55e00", "averaged": "#d55e00", CONTROL: "#56b4e9"}
+ROLES |= {"label+teacher": ROLES["BAN-1"]}
+PALETTE = sns.color_palette("colorblind")
+ERROR, SMALL, WIDE = "test error, %", 8.5, 4.1  # SMALL in points, WIDE in inches
+PLAIN = {"facecolor": PAPER, "edgecolor": "none", "pad": 1}  # behind words that a line would cross
 FONTS = ["DejaVu Sans", "Bitstream Vera Sans", "Verdana", "sans-serif"]  # of one width
 SVG = {"svg.fonttype": "none", "svg.hashsalt": "banlib", "font.sans-serif": FONTS}
 
 
 def style():
-    """The look of every figure drawn from here on: `book.mplstyle`."""
+    """The look of every figure drawn from here on: `book.mplstyle`, whatever the reader has set."""
+    matplotlib.rcdefaults()
     plt.style.use("banlib.figures.book")
 
 
 def color(name):
-    """The color that a model keeps in every figure."""
-    later = name.removeprefix("BAN-")
-    return COLORS.get(name, PALETTE[(int(later) + 3) % 10] if later.isdecimal() else GRAY)
+    """The color that a model keeps in every figure; gray for what has no role."""
+    return ROLES.get(name, INK if name.startswith("BAN-") else GRAY)
 
 
 def panels(count, width, height, **options):
-    """(figure, axes): a row of panels, sizes in inches."""
+    """(figure, axes): a row of axes, sizes in inches."""
     figure, axes = plt.subplots(1, count, figsize=(width, height), squeeze=False, **options)
     return figure, axes[0]
 
 
-def source(figure, text="", title=None):
-    """A finished figure, closed, so that a cell shows it once; below, where numbers come from."""
-    text = textwrap.fill(text, int(18 * figure.get_figwidth()))
-    figure.supxlabel(text, x=0.01, ha="left", fontsize=7.5, color="#555555")
-    figure.suptitle(title or "", x=0.01, ha="left", fontweight="bold", fontsize=12)
+def source(figure, *_):
+    """The figure, closed, so that a cell shows it once."""
     plt.close(figure)
     return figure
 
 
+def title(axis, text):
+    """What a figure shows, over its whole width."""
+    look = {"x": 0.02, "ha": "left", "fontsize": "medium", "fontweight": "bold"}
+    axis.figure.suptitle(textwrap.fill(text, 46), **look)
+
+
 def note(axis, text, point, offset=(8, 0), **look):
     """Words beside a point, so many typographic points away from it."""
-    sides = {"ha": ("center", "left", "right")[np.sign(offset[0])], "fontsize": 9}
+    sides = {"ha": ("center", "left", "right")[np.sign(offset[0])], "fontsize": SMALL}
     sides["va"] = ("center", "bottom", "top")[np.sign(offset[1])]
     axis.annotate(text, point, offset, textcoords="offset points", **(sides | look))
 
 
+def spread(values, gap):
+    """The values, moved up as far as it takes for a gap between neighbors."""
+    places, last = {}, -np.inf
+    for place in np.argsort(values):
+        places[place] = last = max(values[place], last + gap)
+    return [places[place] for place in range(len(values))]
+
+
 def label_ends(axis, x, ends):
-    """Names at the right ends of lines, {name: value}, spread so that none covers another."""
+    """Names beside the right ends of lines, {name: value}, none touching another."""
     low, high = axis.get_ylim()
-    place, gap = low - 0.03 * (high - low), 0.06 * (high - low)
-    for name, value in sorted(ends.items(), key=lambda end: end[1]):
-        place = max(value, place + gap)
-        note(axis, name, (x, place), (5, 0), color=color(name))
-    axis.set_xlim(right=x * 1.17)
+    points = 0.75 * 72 * axis.figure.get_figheight()  # about the height of the axes
+    places = spread(list(ends.values()), 1.35 * SMALL * (high - low) / points)
+    for (name, value), place in zip(ends.items(), places, strict=True):
+        line = {"arrowstyle": "-", "color": color(name), "shrinkA": 0, "shrinkB": 0}
+        look = {"va": "center", "fontsize": SMALL, "arrowprops": line, "annotation_clip": False}
+        axis.annotate(name, (x, value), (1.08 * x, place), **look)
+    axis.set_xlim(right=x)
 
 
 def limits(values):
@@ -79,8 +100,8 @@ def means(axis, frame, name, value, flat=False):
     look |= {"linestyle": "none", "markersize": 6, "err_kws": {"linewidth": 1.5}}
     sns.pointplot(frame, errorbar=limits, capsize=0.12, **look)
     for place, mean in enumerate(average):
-        point, offset = ((mean, place), (0, 5)) if flat else ((place, mean), (8, 0))
-        note(axis, f"{mean:.1f}", point, offset)
+        point, offset = ((mean, place), (0, 5)) if flat else ((place, mean), (6, 0))
+        note(axis, number(mean), point, offset)
     axis.set(**{"xlabel" if flat else "ylabel": ERROR, "ylabel" if flat else "xlabel": None})
 
 
@@ -94,30 +115,31 @@ def show(axis, pixels):
     axis.set_axis_off()
 
 
-def images(pixels, titles, columns=None, title=None):
-    """Images in a grid, each with a title; by default in one row."""
-    columns = columns or max(len(pixels), 1)
+def images(pixels, titles, columns=4):
+    """Images in a grid, each with a title; at most four in a row, so that titles are read."""
+    columns = min(columns, 4)
     rows = max(-(-len(pixels) // columns), 1)
-    size = 1.15 * columns, 1.45 * rows + (0.35 if title else 0)
+    size = WIDE * columns / 4, 1.3 * rows
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, picture, text in zip(axes.flat, pixels, titles, strict=False):
         show(axis, picture)
-        axis.set_title(text, fontsize=8, fontweight="normal", loc="center")
-    return source(figure, title=title)
+        axis.set_title(text, fontsize=SMALL, fontweight="normal", loc="center")
+    return source(figure)
 
 
-def probabilities(rows, classes, title, pixels=None):
-    """What networks say of an image, {name: [classes]}: the ten likeliest; pixels: the image."""
+def probabilities(rows, classes, pixels=None):
+    """What networks say of an image, {name: [classes]}: a panel of the ten likeliest for each.
+
+    pixels: the image, which gets a panel of its own.
+    """
     likeliest = np.argsort(-np.max([np.asarray(values) for values in rows.values()], axis=0))[:10]
-    widths = [2.4] * (pixels is not None) + [3.1] * len(rows)
-    figure, axes = panels(len(widths), sum(widths), 2.9, width_ratios=widths)
-    if pixels is not None:
-        show(axes[0], pixels)
-    names = [str(classes[index]) for index in likeliest]
-    for axis, (name, values) in zip(axes[-len(rows) :], rows.items(), strict=True):
+    figures, names = [], [str(classes[index]) for index in likeliest]
+    for name, values in rows.items():
+        figure, (axis,) = panels(1, WIDE, 2.8)
         axis.barh(names, np.asarray(values)[likeliest], color=color(name))
         axis.set(title=name, xlabel="probability", xlim=(0, 1))
         axis.invert_yaxis()
-    return source(figure, title=title)
+        figures.append(source(figure))
+    return figures if pixels is None else [images([pixels], [""], 1), *figures]
