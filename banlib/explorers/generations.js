@@ -49,12 +49,12 @@ export function mount(root, data) {
     });
     pointsThatTell(node, points, text => { tell.textContent = text; });
     const scope = seeds > 1 ? `${seeds} seeds, mean ± 95 % interval` : "One seed, so no interval";
-    state.textContent = `${set.title}. ${scope}: ${said.join(", ")}.`;
+    state.append(`${set.title}. ${scope}: ${said.join(", ")}.`);
     return make("div", {}, make("h4", {}, "Measured"), node);
   }
 
   function printed() {
-    const names = Object.keys(data.paper[0].errors), points = [];
+    const names = Object.keys(data.paper[0].errors), points = [], said = [];
     const all = data.paper.flatMap(row => Object.values(row.errors));
     const { node, X, Y, add } = axes(names, all, "The paper's test errors on CIFAR-100, one run each.", "test error, %");
     for (const row of data.paper) {
@@ -63,15 +63,18 @@ export function mount(root, data) {
       const line = places.filter(([place]) => !names[place].startsWith("Ens"));
       add("polyline", { points: line.map(([place, error]) => `${X(place)},${Y(error)}`).join(" "), class: chosen ? "ban-paper ban-chosen" : "ban-paper" });
       for (const [place, error] of places) {
+        if (chosen) said.push(`${names[place]} ${number(error)} %`);
         add("circle", { cx: X(place), cy: Y(error), r: chosen ? 5 : 3, class: chosen ? "ban-hollow ban-chosen" : "ban-hollow" });
         points.push({ x: X(place), y: Y(error), text: `The paper, ${row.network}, ${names[place]}: ${number(error)} %, one run` });
       }
     }
     pointsThatTell(node, points, text => { tell.textContent = text; });
+    state.append(` The paper’s ${network} on CIFAR-100, one run: ${said.join(", ")}.`);
     return make("div", {}, make("h4", {}, `The paper, CIFAR-100: ${network}`), node);
   }
 
   function draw() {
+    state.replaceChildren();
     panels.replaceChildren(measured(), printed());
   }
   draw();
