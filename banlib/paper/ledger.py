@@ -7,8 +7,9 @@ import pandas as pd
 from scipy import stats
 
 from banlib.names import MATCHED_TEACHER as TEACHER
-from banlib.paper import printed
+from banlib.paper import numbers, printed
 from banlib.paper import statistics as st
+from banlib.paper.numbers import number
 
 PAPER_SETTING = "cifar100"  # the profile whose networks, images and recipe are the paper's
 PAPER_IMAGES = 10_000  # in its test set
@@ -169,7 +170,7 @@ def _value(printed_error, errors):
     mean, half = st.interval(errors)
     reach = half * (len(errors) + 1) ** 0.5  # of one more run, where half is that of the mean
     inside = abs(printed_error - mean) <= reach
-    why = f"the paper's value is {'within' if inside else 'outside'} {mean:.2f} ± {reach:.2f} %"
+    why = f"the paper's value is {'within' if inside else 'outside'} {numbers.interval(mean, reach)} %"
     if not reach or (inside and reach >= MOST_REACH):
         return None, f"{why}, which does not tell"
     return bool(inside), why
@@ -182,22 +183,22 @@ def _sign(line, cell):
         return None, "no run of the reference"
     paper_gain = line["paper_improvement"]
     if abs(paper_gain) <= noise(cell.paper, cell.paper_reference):
-        return None, f"the paper's difference of {paper_gain:+.2f} points is {SMALL}"
+        return None, f"the paper's difference of {number(paper_gain, sign=True)} points is {SMALL}"
     ratio, several = line["share"] / line["paper_share"], half == half
-    test = f"± {half:.2f} over seeds" if several else f"McNemar p {line['p_images']:.2g}"
-    test = f"({gain:+.2f} points, {test})"
+    test = "over seeds" if several else f"McNemar p {numbers.p_value(line['p_images'])}"
+    test = f"({numbers.interval(gain, half, sign=True)} points, {test})"
     if not (st.clear(gain, half) if several else line["p_images"] < 0.05):
         return False, f"undecided {test}"
     if ratio < 0:
         return False, f"the other sign {test}"
     if not LEAST_SHARE <= ratio <= MOST_SHARE:
         effect = "another effect" if ratio > MOST_SHARE else "the paper's sign"
-        return False, f"{effect}, {ratio:.1f} times the paper's share {test}"
+        return False, f"{effect}, {number(ratio, 1)} times the paper's share {test}"
     gain, half = line["control_gain"], line["control_gain_ci95"]
     if gain != gain or paper_gain < 0:
         return True, f"the paper's sign {test}"
-    over = f"over {st.CONTROL} {gain:+.2f} ± {half:.2f}"
-    over = over if half == half else f"over {st.CONTROL} {gain:+.2f}, too few seeds to tell"
+    over = f"over {st.CONTROL} {numbers.interval(gain, half, sign=True)}"
+    over += "" if half == half else ", too few seeds to tell"
     return gain > 0 and st.clear(gain, half), f"the paper's sign {test}, {over}"
 
 

@@ -18,11 +18,16 @@ TEACHER = printed.row("DenseNetBC-90-60").errors["Baseline"]
 TRIPLE = "the student", "the teacher", "the untaught network"
 SPECIAL = {"MatchWideResNet-4-0.5": "half as wide", "MatchWideResNet-1-1": "with one unit a stage"}
 OBJECTIVES = "teacher", "label+teacher, halved", "cwtm", "dkpp"  # at the scale of one loss
+RIVALS = {
+    "Teacher": "the teacher",
+    "labels, restarted": "the same training on labels alone (`labels, restarted`)",
+    st.CONTROL: f"twice the label loss ({CONTROL})",
+}
 REASONS = {  # how `why` begins where it speaks of a difference, and what that means
-    "undecided": "are not clear of zero",
-    "the other sign": "are clearly of the other sign",
-    "another effect": "are so much larger than the paper's that they are another effect",
-    "the paper's sign": "are much smaller than the paper's, or no better than the control's",
+    "undecided": "with a difference from the reference that is not clear of zero",
+    "the other sign": "with a clear difference of the other sign",
+    "another effect": "with one so much larger than the paper's that it is another effect",
+    "the paper's sign": "with one much smaller than the paper's, or no better than the control",
 }
 
 
@@ -40,7 +45,7 @@ def ends(shared, own):
     ]
     if not rows:
         return "No student of table 2 was trained here."
-    return f"{over(rows[0]['seeds'])}{result(rows, 'itself with shared ends', UNLIKE)}."
+    return f"{over(rows[0]['seeds'])}{result(rows, 'the same network with shared ends', UNLIKE)}."
 
 
 def order(frame, gains):
@@ -77,25 +82,20 @@ def verdicts(errors):
     table = pd.DataFrame({"objective": OBJECTIVES})
     names = table["objective"].str.removesuffix(", halved")
     table["improves in the paper"] = [f"{gains[name]} of {len(later)} networks" for name in names]
-    for rival, column in {"Teacher": "here", st.CONTROL: f"here, beside {st.CONTROL}"}.items():
+    for rival in RIVALS:
         rows = {row["name"]: row for row in st.paired(errors, rival).to_dict("records")}
-        table[column] = [st.word(rows[name]) for name in OBJECTIVES]
+        table[f"here, beside {rival}"] = [st.word(rows[name]) for name in OBJECTIVES]
     return table
 
 
 def objectives(errors):
     """Which objectives clearly improve here, in a sentence; errors: as for `verdicts`."""
-    table = verdicts(errors)
-    told = [
-        listed(
-            [f"`{name}`" for name in table.loc[table[column] == "better", "objective"]] or ["none"]
-        )
-        for column in table.columns[2:]
-    ]
-    return (
-        f"Of the four objectives, at the scale of one loss, {told[0]} clearly beats its teacher "
-        f"here, and {told[1]} clearly beats the control {CONTROL}."
-    )
+    table, told = verdicts(errors), []
+    for rival, words in RIVALS.items():
+        better = table.loc[table[f"here, beside {rival}"] == "better", "objective"]
+        names = listed([f"`{name}`" for name in better] or ["none"])
+        told.append(f"{names} clearly beat{'s' if len(better) < 2 else ''} {words}")
+    return f"Of the four objectives, at the scale of one loss, {listed(told)}."
 
 
 def ranking(errors):
@@ -165,8 +165,7 @@ def missed(board):
         if len(why)
         else ""
     )
-    text = f"{count(len(why), 'number')} did not hold up"
-    text += f". Of their differences from the reference, {reasons}." if reasons else "."
+    text = f"{count(len(why), 'number')} did not hold up{': ' * bool(reasons)}{reasons}."
     for reason, group in board[board["verdict"] == "not run"].groupby("why", sort=False):
         cells = [f"`{row.network}` {row.column}" for row in group.itertuples()]
         cells = cells if len(cells) < MANY else [count(len(cells), "number")]
