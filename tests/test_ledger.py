@@ -109,7 +109,7 @@ def test_the_noise_of_two_single_runs_is_the_binomials():
 @pytest.mark.parametrize(
     "controls, expected, reason",
     [
-        ([17.5, 18, 17.5, 17.5], "partly", "over labels x2 +1.62 ± "),
+        ([17.5, 18, 17.5, 17.5], "partly", "over labels x2 +1.63 ± "),
         ([16, 16.5, 16, 15.5], "not", "over labels x2 +0.00 ± "),  # what labels x2 does as well
         ([14, 15, 14, 14], "not", "over labels x2 \N{MINUS SIGN}1.75 ± "),
         ([17, 17.5, 16.5, 17], "not", "over labels x2 +1.00 ± 0.00"),  # no width

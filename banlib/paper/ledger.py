@@ -170,7 +170,8 @@ def _value(printed_error, errors):
     mean, half = st.interval(errors)
     reach = half * (len(errors) + 1) ** 0.5  # of one more run, where half is that of the mean
     inside = abs(printed_error - mean) <= reach
-    why = f"the paper's value is {'within' if inside else 'outside'} {numbers.interval(mean, reach)} %"
+    where = f"{'within' if inside else 'outside'} {numbers.interval(mean, reach)} %"
+    why = f"the paper's value is {where}"
     if not reach or (inside and reach >= MOST_REACH):
         return None, f"{why}, which does not tell"
     return bool(inside), why

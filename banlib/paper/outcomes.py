@@ -93,7 +93,7 @@ def objectives(errors):
     table, told = verdicts(errors), []
     for rival, words in RIVALS.items():
         better = table.loc[table[f"here, beside {rival}"] == "better", "objective"]
-        names = listed([f"`{name}`" for name in better] or ["none"])
+        names = listed([f"`{name}`" for name in better] or ["no objective"])
         told.append(f"{names} clearly beat{'s' if len(better) < 2 else ''} {words}")
     return f"Of the four objectives, at the scale of one loss, {listed(told)}."
 
