@@ -159,8 +159,9 @@ function mountAll(kind, mount, look) {
 
 // In Jupyter: the widget comes alive and hides the HTML with the picture.
 function render({ model, el }) {
-  // Without the second attribute Lab takes arrow keys for itself and walks to another cell.
-  const root = make("div", { class: "ban-live", "data-lm-suppress-shortcuts": true }), caption = make("figcaption");
+  const root = make("div", { class: "ban-live" }), caption = make("figcaption");
+  // Without this Lab takes the arrow keys from a control and walks to another cell.
+  root.addEventListener("focusin", event => event.target.setAttribute("data-lm-suppress-shortcuts", "true"));
   const unmount = mount(root, adapted(model.get("data")), model);
   caption.innerHTML = model.get("caption");
   el.append(make("style", {}, `#${model.get("figure")} { display: none }`), make("figure", { class: "ban-explorer" }, root, caption));
