@@ -2,7 +2,7 @@
 
 import json
 
-from banlib.figures.style import DARK, GRAY, note, panels, source
+from banlib.figures.style import GRAY, INK, SMALL, note, panels, source
 from banlib.runs.lineage import RESULTS
 
 LOOPS = {
@@ -33,14 +33,14 @@ def _ratios(result):
     known = {name: {"median": medians[name], "range": ranges[name]} for name in medians}
     for place, name in enumerate(LOOPS):
         each = (known | result["students"])[name]
-        axis.plot(each["range"], [place, place], color=DARK, linewidth=2)
-        axis.plot(each["median"], place, "o", color=DARK)
+        axis.plot(each["range"], [place, place], color=INK, linewidth=2)
+        axis.plot(each["median"], place, "o", color=INK)
         note(axis, f"{each['median']:.1f}x", (each["median"], place), (0, 7))
     axis.axvline(1, color=GRAY, linewidth=1, linestyle="--")
     axis.set(xlabel="times as fast as the usual loop", xlim=(0, None))
     axis.set_title(f"{threads(result)}, {result['precision']}")
     axis.set(ylim=(len(LOOPS) - 0.5, -0.7), yticks=range(len(LOOPS)))
-    axis.set_yticklabels(LOOPS.values(), fontsize=8)
+    axis.set_yticklabels(LOOPS.values(), fontsize=SMALL)
     return source(figure)
 
 
@@ -54,7 +54,7 @@ def makespan(rows):
     days = {"A plan ends with its longest chain": [row["seconds"] / 86_400 for row in rows]}
     for title, values in (days | {"Workers wait for teachers": [r["idle"] for r in rows]}).items():
         figure, (axis,) = panels(1, 4.1, 3.0)
-        axis.plot(workers, values, "o-", color=DARK)
+        axis.plot(workers, values, "o-", color=INK)
         axis.set(xscale="log", xlabel="workers", title=title, ylabel="idle, % of their time")
         if title in days:
             ideal = [first / count / 86_400 for count in workers]

@@ -17,12 +17,11 @@ from banlib.paper.statistics import CONTROL, interval
 
 # Tokens: inside the rendered page the builder turns them into the theme's text and background.
 INK, PAPER = "#1f2328", "#fefefe"
-DARK, GRAY, LIGHT = INK, "#7d7d7d", "#b5b5b5"  # the paper's values: gray and hollow
+GRAY, LIGHT = "#7d7d7d", "#b5b5b5"  # the paper's values: gray and hollow
 # Okabe and Ito's colors, each for one role and for nothing else.
 ROLES = {"Teacher": "#0072b2", "BAN-1": "#e69f00", "BAN-2": "#009e73", "BAN-3": "#cc79a7"}
 ROLES |= {"Ens*2": "#d55e00", "Ens*3": "#d55e00", "averaged": "#d55e00", CONTROL: "#56b4e9"}
 ROLES |= {"label+teacher": ROLES["BAN-1"]}
-PALETTE = sns.color_palette("colorblind")
 ERROR, SMALL, WIDE = "test error, %", 8.5, 4.1  # SMALL in points, WIDE in inches
 PLAIN = {"facecolor": PAPER, "edgecolor": "none", "pad": 1}  # behind words that a line would cross
 FONTS = ["DejaVu Sans", "Bitstream Vera Sans", "Verdana", "sans-serif"]  # of one width
@@ -46,7 +45,7 @@ def panels(count, width, height, **options):
     return figure, axes[0]
 
 
-def source(figure, *_):
+def source(figure):
     """The figure, closed, so that a cell shows it once."""
     plt.close(figure)
     return figure

@@ -7,12 +7,13 @@ alone, as a teacher is, or taught, as BAN-1 is.
 import numpy as np
 from matplotlib.ticker import EngFormatter
 
-from banlib.figures.style import DARK, ERROR, GRAY, LIGHT, color, note, panels, source
+from banlib.figures import style
+from banlib.figures.style import ERROR, GRAY, INK, LIGHT, SMALL, color, note, panels, source
 
 PAPER = "the paper, CIFAR-100"
 LOOKS = {"labels alone": ("s", "Teacher"), "taught": ("o", "BAN-1"), "teacher": ("*", "Teacher")}
 MODELS = {"Baseline": ("baselines", "s"), "BAN": ("students", "o"), "Ens": ("ensembles", "^")}
-VERDICTS = {"reproduced": (DARK, DARK), "partly": (DARK, DARK), "not": ("white", DARK)}
+VERDICTS = {"reproduced": (INK, INK), "partly": (INK, INK), "not": (style.PAPER, INK)}
 FURTHEST = -100  # % of the other's errors: a student that makes twice as many
 
 
@@ -28,8 +29,8 @@ def matched_diagram(edges, widths):
         for stage, ((taken, grown, given), width) in enumerate(zip(edges, widths, strict=True)):
             heights = np.linspace(taken, grown, 6) if name == "Teacher" else np.full(6, width)
             axis.bar(9.5 * stage + 1 + np.arange(6), heights, 0.95, color=color(name), alpha=0.45)
-            ends = axis.bar((9.5 * stage, 9.5 * stage + 7), (taken, given), color=DARK)
-            axis.bar_label(ends, fontsize=8)
+            ends = axis.bar((9.5 * stage, 9.5 * stage + 7), (taken, given), color=INK)
+            axis.bar_label(ends, fontsize=SMALL)
         axis.set_xticks(3.5 + 9.5 * np.arange(3), ["stage 1", "stage 2", "stage 3"])
         axis.tick_params(axis="x", length=0)
         axis.set(title=title, ylabel="channels", ylim=(0, 1.05 * max(map(max, edges))))
@@ -48,7 +49,7 @@ def _sizes(name, part):
         axis.plot(pair["params"], pair["error"], color=LIGHT, linewidth=1)
     for kind, (marker, role) in LOOKS.items():
         look = {"fmt": marker, "color": GRAY if name == PAPER else color(role), "elinewidth": 0.6}
-        look |= {"mfc": "white"} if name == PAPER else {}
+        look |= {"mfc": style.PAPER} if name == PAPER else {}
         some = part[part["kind"] == kind]
         axis.errorbar("params", "error", "ci95", data=some, label=kind, **look)
     taught, level = (part.loc[part["kind"] == kind, "error"] for kind in ("taught", "teacher"))
@@ -59,7 +60,7 @@ def _sizes(name, part):
     for ticks in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
         ticks(EngFormatter(sep="\N{THIN SPACE}"))
     narrow = part["params"].max() < 20 * part["params"].min()
-    axis.tick_params(axis="x", which="minor", labelbottom=narrow, labelsize=7)
+    axis.tick_params(axis="x", which="minor", labelbottom=narrow, labelsize=SMALL)
     axis.legend()
     return source(figure)
 
@@ -80,16 +81,16 @@ def students_gain(gains):
         far = part["share"] < FURTHEST
         look = {"fmt": "o", "capsize": 3, "color": color("BAN-1")}
         axis.errorbar("share", "place", xerr="ci95", data=part[~far], **look)
-        axis.plot("paper_share", "place", "D", data=part, mfc="white", color=GRAY)
+        axis.plot("paper_share", "place", "D", data=part, mfc=style.PAPER, color=GRAY)
         for row in part[far].itertuples():
             axis.plot(FURTHEST, row.place, "<", color=color("BAN-1"))
-            note(axis, f"\N{MINUS SIGN}{-row.share:.0f} %", (FURTHEST, row.place), fontsize=8)
+            note(axis, f"\N{MINUS SIGN}{-row.share:.0f} %", (FURTHEST, row.place), fontsize=SMALL)
         clear = (part["share"] - part["ci95"] > 0).sum()
         title = f"{words}:\nclearly better in {clear} of {len(part)}"
         axis.set(title=title, xlabel="errors gone, %", ylim=(len(networks) - 0.5, -0.5))
         axis.set_xlim(left=max(axis.get_xlim()[0], FURTHEST - 10))
         short = [name.removeprefix("Match") for name in networks]
-        axis.set_yticks(range(len(networks)), short, fontsize=8)
+        axis.set_yticks(range(len(networks)), short, fontsize=SMALL)
         figures.append(source(figure))
     return figures
 
@@ -115,7 +116,7 @@ def _shares(name, part):
         faces, edges = zip(*looks, strict=True) if looks else ([], [])
         spots = some["share"].clip(lower=FURTHEST)
         axis.scatter(some["paper_share"], spots, 30, faces, marker=marker, edgecolors=edges)
-        axis.scatter([], [], 30, "white", marker=marker, edgecolors=DARK, label=label)
+        axis.scatter([], [], 30, style.PAPER, marker=marker, edgecolors=INK, label=label)
     same = int((part["share"] * part["paper_share"] > 0).sum())
     axis.set(title=f"{name}: {same} of {len(part)}\non the paper's side of zero")
     axis.set(xlabel="the paper: errors gone, %", ylabel="measured: errors gone, %")
