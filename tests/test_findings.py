@@ -182,16 +182,6 @@ def test_the_search_for_a_rate_names_its_rivals():
     assert "No search" in words(findings.rates({}, 0.1))
 
 
-def test_objectives_are_compared_at_one_scale():
-    names = ["teacher", "cwtm", "dkpp", "label+teacher, halved", "labels x2", "label+teacher"]
-    parts = [frame(Teacher=TEACHER)]
-    parts += [frame(BAN_1=TEACHER - place).assign(name=name) for place, name in enumerate(names)]
-    text = words(findings.objectives(pd.concat(parts).assign(error=lambda f: f["error"] + 0.01 * f["seed"] * f["error"])))
-    first, second, third = sentences(text)
-    assert "their teacher" in first and "labels x2" in second and "label+teacher " not in text
-    assert "cwtm and dkpp" in third and "teacher, which sees the whole output" in third
-
-
 def test_table_2_counts_clear_students_by_family():
     students = [row.network for row in printed.TABLE2 if row.errors["BAN"]]
     gains = [

@@ -273,14 +273,3 @@ def test_agreement_is_measured_within_a_lineage_and_between_strangers():
     by_kind = table.groupby("kind")["agreement"].agg(list)
     assert by_kind["a student and its teacher"] == pytest.approx([90, 100, 100])
     assert by_kind["two unrelated teachers"] == pytest.approx([80]), "seed 2 has no partner"
-
-
-def test_a_time_box_counts_each_run_once():
-    def run(run_id, seconds):
-        return types.SimpleNamespace(run_id=run_id, results={"seconds": seconds}, environments=[{"hardware": "abacus"}])
-
-    ours = types.SimpleNamespace(runs={0: [run("a", 60), run("b", 30)]})
-    box = statistics.time_box(ours, ours)
-    assert (box["run_minutes"], box["run_hardware"]) == (1.5, "abacus")
-    # 2.387 GMAC, two operations, three passes, 50,000 images, 200 epochs.
-    assert box["paper_pflop"] == pytest.approx(2.387e9 * 2 * 3 * 50_000 * 200 / 1e15)

@@ -265,17 +265,6 @@ def heredity(errors, student="BAN-1"):
     return f"Over {data(len(pairs))} seeds, {answer} (correlation of their errors: {text})."
 
 
-def objectives(errors):
-    """Objectives at the scale of one loss beside their teacher; then what DKPP and CWTM leave out.
-
-    errors: with names of objectives and of `recipe.CONTROLS` beside the teacher's.
-    """
-    sums = "Teacher", st.CONTROL, "label+teacher"  # of two losses: a step twice as long
-    single = [name for name in errors["name"].unique() if name not in sums]
-    full = compared(errors, "teacher", ["cwtm", "dkpp"], "`teacher`, which sees the whole output")
-    return f"{compared(errors, 'Teacher', single)} {full}"
-
-
 def table2(gains, board):
     """Table 2's students, all and by family. gains: `ledger.students`; board: `ledger.ledger`."""
     if not len(gains):

@@ -11,7 +11,7 @@ from scipy import stats
 
 from banlib import ensemble
 from banlib.paper import printed
-from banlib.runs.recipe import PROFILES, generation_name
+from banlib.runs.recipe import generation_name
 
 COLUMNS = {"Teacher": "Baseline"}  # what the paper's table 1 calls our names; others are the same
 CONTROL = "labels x2"  # of recipe.CONTROLS: BAN-1's training and size of loss, without a teacher
@@ -280,17 +280,3 @@ def everywhere(runs, name):
     """All that the runs' environments say under a name such as "hardware"."""
     environments = [environment for run in runs for environment in run.environments]
     return ", ".join(sorted({str(environment[name]) for environment in environments}))
-
-
-def time_box(*several):
-    """A chapter's time box: run_minutes (of one process), run_hardware, and paper_pflop.
-
-    paper_pflop: the arithmetic of one generation of the paper's smallest DenseNet, 200 epochs of
-    50,000 images, with three passes of two operations.
-    """
-    chains = [chain for lineages in several for chain in lineages.runs.values()]
-    runs = list({run.run_id: run for chain in chains for run in chain}.values())
-    flops = 6 * printed.TABLE1[0].forward_gmacs * 1e9 * 50_000 * PROFILES["cifar100"].recipe.epochs
-    minutes = sum(run.results["seconds"] for run in runs) / 60
-    hardware = runs[0].environments[-1]["hardware"]
-    return {"run_minutes": minutes, "run_hardware": hardware, "paper_pflop": flops / 1e15}
