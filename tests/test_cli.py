@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import io
 import json
 import math
 import os
@@ -21,7 +22,8 @@ from banlib.paper import printed
 from banlib.paper.ledger import VERDICTS
 from banlib.runs import datasets, fit, lineage
 from banlib.runs.recipe import CONTROLS, PROFILES
-from conftest import TINY, recipe
+from banlib.runs.store import Store
+from conftest import TINY, recipe, tiny_spec
 
 
 @pytest.fixture
@@ -133,7 +135,7 @@ EARLY = {
     "lineage --genz 3": "No such option '--genz'. Did you mean",
     "lineage --teacher-memory on": "'on' is not one of 'auto', 'online', 'remembered'",
     "lineage --accelerate compile,turbo": "'turbo' is not one of 'compile', 'cuda-graph', 'pad-channels'",
-    "lineage --engine there": "'there' is not one of 'auto', 'here', 'processes'",
+    "lineage --engine there": "'there' is not one of 'auto', 'here', 'processes', 'ray'",
     "linage": "No such command 'linage'. Did you mean 'lineage'?",
     "runs lst": "No such command 'lst'. Did you mean 'list'?",
     "runs show abcd": "no run starts with 'abcd'",
@@ -425,6 +427,41 @@ def test_a_plan_is_a_line_for_each_missing_run(banlib, tiny, store):
     assert [strict(line) for line in banlib(*command)[1].splitlines()] == lines[2:]
     assert len(banlib("lineage", "--gens", 1, "--seeds", 1, "--plan")[1].splitlines()) == len(CONTROLS)
     assert len(banlib("table", 1, "--rows", "DenseNetBC-80-120", "--seeds", 2, "--plan")[1].splitlines()) == 2 * 3
+
+
+def test_a_loop_carries_a_plan_one_line_at_a_time(banlib, tiny, store, tmp_path, monkeypatch):
+    """As in README's loop: a run that is done is not trained again, and one whose teacher is missing says so."""
+    command = ("lineage", "--gens", 1, "--seeds", 1, "--no-controls")
+    teacher, student = banlib(*command, "--plan")[1].splitlines()
+    (tmp_path / "line").write_text(student)
+    code, out, err = banlib("run", "--spec", tmp_path / "line", "--device", "cpu", "--json")
+    assert code == 1 and out == "" and is_one_line(err) and f"no finished run {strict(teacher)['id']}" in err
+    for line in (teacher, student, student):
+        monkeypatch.setattr("sys.stdin", io.StringIO(line + "\n"))
+        code, out, err = banlib("run", "--spec", "-", "--store", tmp_path / "runs", "--device", "cpu", "--json")
+        told, run = strict(out), Store(tmp_path / "runs").load(strict(line)["id"])
+        assert code == 0 and told == {"id": run.run_id, "folder": str(run.folder), "results": run.results}
+    assert len(run.environments) == 1 and run.environments[0]["threads"] == 1 and not store.root.exists()
+    assert banlib(*command, "--store", tmp_path / "runs", "--plan")[:2] == (0, "")
+
+
+@pytest.mark.parametrize("harm, said", [
+    (lambda line: "no JSON", "Expecting value"),
+    (lambda line: "", "Expecting value"),
+    (lambda line: json.dumps([line]), "list indices"),
+    (lambda line: json.dumps(line | {"id": "0" * 16}), "the id is 0000000000000000, the spec hashes to"),
+    (lambda line: json.dumps(line | {"spec": line["spec"] | {"seed": -1}}), "seed: Input should be greater than or equal to 0"),
+    (lambda line: json.dumps({"id": line["id"]}), "'spec'"),
+    (lambda line: json.dumps(line) + "\n" + json.dumps(line), "Extra data"),
+])  # fmt: skip
+def test_a_bad_line_is_refused_in_one_sentence(banlib, monkeypatch, harm, said):
+    spec = tiny_spec()
+    line = {"id": spec.run_id, "spec": spec.model_dump(mode="json"), "teacher": None}
+    monkeypatch.setattr("sys.stdin", io.StringIO(harm(line)))
+    code, out, err = banlib("run", "--spec", "-")
+    assert code == 2 and out == "" and is_one_line(err) and said in err
+    assert err.startswith("banlib: --spec must be one line of `banlib table 1 --plan`, which has an id and a spec: ")
+    assert not (home() / "runs").exists()
 
 
 def test_a_table_of_other_ends_is_another_table(banlib, small_tables, store):

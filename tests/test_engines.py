@@ -17,6 +17,7 @@ import torch
 from banlib.runs import engines, machine
 from banlib.runs.engines import Plan, Worker, train_missing
 from banlib.runs.fit import OutOfTime
+from banlib.runs.planner import Lost
 from banlib.runs.recipe import BadInput
 from banlib.runs.store import Store
 from children import outcome
@@ -98,6 +99,13 @@ def test_when_one_is_out_of_time_no_other_is_begun():
     assert taken == specs[:2]
     with pytest.raises(OutOfTime, match="^time is up: 1 of 6 networks were trained, finished epochs of the others are kept"):
         plan.told()
+
+
+def test_a_run_whose_worker_is_lost_is_for_another_to_take():
+    plan = Plan(named(lineages(seeds=(0,))), by_cost=True)
+    teacher = plan.take()
+    plan.settle(teacher, Lost("its node went"))
+    assert plan.failures == {} and plan.take() == teacher
 
 
 def test_a_replay_says_how_long_it_takes_and_who_waits():

@@ -270,6 +270,31 @@ def test_readme_names_profiles_variables_and_commands_that_exist():
     assert told == set(group.commands), "the README's command overview and `banlib --help` differ"
 
 
+def test_readme_array_jobs_carry_a_plan_wave_by_wave(tmp_path):
+    """The README's own lines, with stand-ins for Slurm, which trains an array at once, and for the command."""
+    wave, submit = (next(block for block in re.findall(r"```sh\n(.*?)```", README, flags=re.S) if text in block)
+                    for text in ("SLURM_ARRAY_TASK_ID", "sbatch --parsable"))  # fmt: skip
+    plan = [{"id": f"{g}{n}", "spec": {"generation": g, "seed": n}} for n in (0, 1) for g in (0, 1, 2)]
+    (tmp_path / "plan").write_text("".join(json.dumps(line) + "\n" for line in plan))
+    (tmp_path / "wave.sbatch").write_text(wave)
+    stand_ins = {
+        "banlib": 'if [ "$1" = table ]; then cat plan; else echo "$*" >> told; cat >> trained; fi',
+        "sbatch": """echo "$*" >> submitted; shift; last=${1##*-}; shift
+case "$1" in --dep*) shift ;; esac; script=$1; shift
+n=1; while [ $n -le $last ]; do SLURM_ARRAY_TASK_ID=$n bash "$script" "$@"; n=$((n + 1)); done; echo 7""",
+    }
+    for name, body in stand_ins.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    subprocess.run(["bash", "-c", submit], cwd=tmp_path, env=os.environ | {"PATH": path}, check=True)
+    trained = [json.loads(line)["id"] for line in (tmp_path / "trained").read_text().splitlines()]
+    assert trained == ["00", "01", "10", "11", "20", "21"]
+    assert set((tmp_path / "told").read_text().splitlines()) == {"run --spec - --store /shared/runs"}
+    waits = ["--dependency=afterany:7" in line for line in (tmp_path / "submitted").read_text().splitlines()]
+    assert waits == [False, True, True]
+
+
 def test_contributing_names_code_that_exists():
     source = "".join(path.read_text() for path in ROOT.glob("banlib/**/*.py"))
     steps = CONTRIBUTING[CONTRIBUTING.index("## Add a network") : CONTRIBUTING.index("## Tests")]

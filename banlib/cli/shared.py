@@ -62,7 +62,7 @@ jobs = option("--jobs", help="Networks to train side by side.")
 minutes = click.option("--minutes", metavar="N", help="Stop after so many minutes, to go on later.")
 plan = flag("--plan", help="Train nothing; write a line for `banlib run` for each missing run.")
 MEMORY = click.Choice(["auto", "online", "remembered"])
-ENGINE = click.Choice(["auto", "here", "processes"])
+ENGINE = click.Choice(["auto", "here", "processes", "ray"])
 # how runs are trained, not what: keywords of `runs.fit`, and with `training` of `runs.engines`
 one_run = options(
     device,
@@ -74,7 +74,8 @@ one_run = options(
 )
 training = options(
     jobs,
-    option("--engine", type=ENGINE, help="Train in this process, or side by side in others."),
+    option("--engine", type=ENGINE, help="In this process, side by side in others, on a cluster."),
+    click.option("--address", metavar="HOST:PORT", help="Of a Ray cluster, else one is started."),
     one_run,
 )
 

@@ -1,5 +1,7 @@
 """What is trained: lineages, tables, one run of a plan, the campaign; and the ledger of it."""
 
+import json
+
 import click
 
 from banlib.cli import FAILED, shared
@@ -147,6 +149,41 @@ def print_verdicts(found, names):
     click.echo(f"\n{counts}; `banlib ledger --why` has the rule and what each verdict rests on")
 
 
+@command("Train one run of a plan, for array jobs and shell loops.")
+@click.option("--spec", type=click.File(), required=True, help="A line of a plan; - reads it.")
+@shared.one_run
+def run(spec, store, device, as_json, **how):
+    """Train one of the lines that `banlib table 1 --plan` or `banlib lineage --plan` writes.
+
+    Its teacher must be finished in the same store. Run again, it goes on where it was stopped.
+
+    \b
+    banlib table 1 --plan | while read -r line; do echo "$line" | banlib run --spec -; done
+
+    \b
+    JSON: id, folder, results
+    """
+    from banlib.runs.parameters import plain
+    from banlib.runs.recipe import PROFILES, BadInput, RunSpec
+
+    how = shared.check_how(**how)
+    try:
+        line = json.loads(spec.read())
+        spec, own = RunSpec(**line["spec"]), line["id"]
+        if spec.run_id != own:
+            raise ValueError(f"the id is {own}, the spec hashes to {spec.run_id}")
+    except (ValueError, LookupError, TypeError) as error:
+        wanted = "--spec must be one line of `banlib table 1 --plan`"
+        raise BadInput(f"{wanted}, which has an id and a spec: {plain(error)}") from None
+
+    from banlib.runs.fit import fit
+
+    threads = {each.dataset: each.threads for each in PROFILES.values()}.get(spec.dataset)
+    with shared.to_stderr():
+        done = fit(spec, store, device, threads, **how)
+    shared.emit({"id": done.run_id, "folder": str(done.folder), "results": done.results}, as_json)
+
+
 @command("Every number the paper prints, with ours and a verdict.", "ledger")
 @option("--table", "number", default="both", help="1, 2 or both.")
 @option("--profile", default="nearest", help="This profile's runs alone; nearest to the paper's.")
@@ -209,4 +246,4 @@ def campaign(minutes, jobs, steps, dry_run, export, as_json):
     return FAILED if any(row["finished"] < row["runs"] for row in rows) and not dry_run else 0
 
 
-COMMANDS = [lineage, table, show_ledger, campaign]
+COMMANDS = [lineage, table, run, show_ledger, campaign]

@@ -30,7 +30,7 @@ from banlib.runs.store import Store
 
 __all__ = ["simulate", "train_missing"]
 
-ENGINES = ("auto", "here", "processes")
+ENGINES = ("auto", "here", "processes", "ray")
 BRIEF = 50_000  # images to train on in all: for fewer, starting workers takes longer than it saves
 PATIENCE = 60  # seconds that a worker has to save its work when it is stopped
 BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
@@ -46,17 +46,24 @@ def train_missing(
     progress=True,
     until=math.inf,
     engine="auto",
+    address=None,
     **how,
 ):
     """Train what the store lacks of `specs`, in which a teacher stands before its students.
 
     jobs: how many side by side, see `default_jobs`; until: a time.monotonic() at which OutOfTime is
-    raised; how: see `fit.fit`. Returns a sentence for each failure, which names the runs that it
-    blocks; all others are trained.
+    raised; address: of a Ray cluster, see `cluster.train`; how: see `fit.fit`. Returns a sentence
+    for each failure, which names the runs that it blocks; all others are trained.
     """
     named("engine", engine, ENGINES)
-    chosen = machine.choose_device(device)  # refused here, not in each run
     missing = {spec.run_id: spec for spec in specs if store.status(spec.run_id) != "finished"}
+    if not missing:
+        return []
+    if engine == "ray" or address:
+        from banlib.runs import cluster
+
+        return cluster.train(missing, store, device, jobs, threads, progress, until, address, how)
+    chosen = machine.choose_device(device)  # refused here, not in each run
     work = sum(spec.recipe.epochs * facts(spec.dataset).images for spec in missing.values())
     jobs = jobs or (default_jobs(threads, device) if work > BRIEF else 1)
     jobs = max(1, min(jobs, len(missing)))
@@ -93,8 +100,10 @@ def outcome(spec, store, device, **options):
 def side_by_side(plan, workers, progress, where):
     """Each worker attends to the plan. However this ends, no process is left."""
     threads = [
-        threading.Thread(target=attend, args=(plan, partial(worker.train, plan.until)), daemon=True)
-        for worker in workers
+        threading.Thread(
+            target=attend, args=(plan, partial(each.train, plan.until), each.ready), daemon=True
+        )
+        for each in workers
     ]
     shown = {"disable": not progress, "file": sys.stderr, "bar_format": BAR}
     shown |= {"mininterval": 0.5 if sys.stderr.isatty() else 10, "total": sum(plan.cost.values())}
@@ -145,6 +154,9 @@ class Worker:
     def __init__(self, store, environment, device, threads, how):
         self.environment, self.process, self.stopped = environment, None, False
         self.order = {"root": str(store.root), "device": device, "threads": threads, "how": how}
+
+    def ready(self):
+        return True
 
     def train(self, until, spec):
         """As `outcome`."""

@@ -15,6 +15,10 @@ from banlib.runs.fit import OutOfTime
 macs = cache(forward_macs)
 
 
+class Lost(RuntimeError):
+    """A worker was lost with its run, which another may take."""
+
+
 class Plan:
     """Runs to train, {run id: spec} in order; each can be taken once its teacher is finished.
 
@@ -37,10 +41,14 @@ class Plan:
     def take(self, last=None):
         """The next run, when there is one; None when there is none to come. last: the taker's."""
         with self.changed:
-            while self.waiting and time.monotonic() < self.until:
+            while self.lasts():
                 if spec := self.ready(last):
                     return spec
                 self.changed.wait(1)
+
+    def lasts(self):
+        """Whether there is time, and a run to take or that may come back."""
+        return (self.waiting or self.running) and time.monotonic() < self.until
 
     def ready(self, last=None):
         """As `take`, without waiting for a teacher."""
@@ -56,13 +64,15 @@ class Plan:
         return self.chain[spec.run_id], last is not None and spec.teacher == last.teacher
 
     def settle(self, spec, failure=None):
-        """What became of a run: None, a sentence, or OutOfTime."""
+        """What became of a run: None, a sentence, OutOfTime or Lost."""
         with self.changed:
             self.running.discard(spec.run_id)
             if isinstance(failure, OutOfTime):
                 self.until = -math.inf
             elif failure is None:
                 self.done.add(spec.run_id)
+            elif isinstance(failure, Lost):
+                self.waiting[spec.run_id] = spec
             else:
                 self.failures[spec.run_id] = failure
                 for key, student in list(self.waiting.items()):
@@ -88,10 +98,10 @@ class Plan:
         return sentences
 
 
-def attend(plan, train):
-    """Train what a plan has for this engine, or for this one of its workers."""
+def attend(plan, train, ready=lambda: True):
+    """Train what a plan has for this engine, or for one of its workers while that is ready."""
     spec = None
-    while spec := plan.take(spec):
+    while ready() and (spec := plan.take(spec)):
         plan.settle(spec, train(spec))
 
 
@@ -110,5 +120,5 @@ def simulate(specs, seconds_of, workers):
                 heapq.heappush(running, (now + seconds_of(spec), spec.run_id))
             now, run_id = heapq.heappop(running)
             plan.settle(plan.missing[run_id])
-        rows.append((count, now, 1 - work / (count * now) if now else 0.0))
+        rows.append((count, now, max(0.0, 1 - work / (count * now)) if now else 0.0))
     return rows
