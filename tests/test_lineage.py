@@ -141,7 +141,7 @@ def records(raised, tmp_path):
 
 def test_recorded_lineages_are_read_without_weights_or_training(raised, records):
     [lineages] = recorded(records)
-    assert lineages.settings[1:] == ("DenseNetBC-10-4", 2, (0, 1)) and lineages.settings.profile.recipe == RECIPE
+    assert lineages.settings[1:4] == ("DenseNetBC-10-4", 2, (0, 1)) and lineages.settings.profile.recipe == RECIPE
     assert [[run.spec for run in runs] for runs in lineages.runs.values()] == list(plan(settings()).values())
     assert not any((run.folder / "weights.safetensors").exists() for runs in lineages.runs.values() for run in runs)
     assert statistics.errors(lineages).equals(statistics.errors(raised[1]))
