@@ -73,13 +73,13 @@ export function mount(root, data) {
   }
 
   function draw() {
-    const image = found[place];
+    const image = found[place], scope = `${members[student].name} beside the teacher, ${kinds[kind][0]}`;
     back.disabled = place === 0 || !found.length;
     on.disabled = place >= found.length - 1;
     canvas.hidden = !found.length;
     if (!found.length) {
       bars.replaceChildren();
-      state.textContent = `No image here: ${kinds[kind][0]}.`;
+      state.textContent = `${scope}: no image.`;
       return;
     }
     const highest = classes.map((_, c) => Math.max(...members.map((_, m) => probabilities[(image * members.length + m) * classes.length + c])));
@@ -88,7 +88,7 @@ export function mount(root, data) {
     paint(image);
     bars.replaceChildren(...members.map((_, member) => panel(image, member, shown)));
     const said = members.map(({ name }, m) => `${name} says ${classes[predicted[image][m]]}`).join(", ");
-    state.textContent = `Image ${place + 1} of ${found.length} (test image ${data.image[image]}), class ${classes[label[image]]}: ${said}; temperature ${number(temperature)}.`;
+    state.textContent = `${scope}: image ${place + 1} of ${found.length} (test image ${data.image[image]}), class ${classes[label[image]]}: ${said}; temperature ${number(temperature)}.`;
   }
   root.append(make("div", { class: "ban-controls" }, filter, ...(students.length > 1 ? [who] : []), walk, back, on, warmth), state,
     make("div", { class: "ban-image" }, canvas), bars, tell);

@@ -54,11 +54,12 @@ export function mount(root, data) {
   }
 
   function printed() {
-    const names = Object.keys(data.paper[0].errors), points = [], said = [];
-    const all = data.paper.flatMap(row => Object.values(row.errors));
+    const columns = Object.keys(data.paper[0].errors), points = [], said = [];
+    const names = columns.map(name => (name === "Baseline" ? "Teacher" : name));
+    const all = data.paper.flatMap(row => Object.values(row.errors).filter(error => error != null));
     const { node, X, Y, add } = axes(names, all, "The paper's test errors on CIFAR-100, one run each.", "test error, %");
     for (const row of data.paper) {
-      const places = names.map((name, place) => [place, row.errors[name]]).filter(([, error]) => error != null);
+      const places = columns.map((name, place) => [place, row.errors[name]]).filter(([, error]) => error != null);
       const chosen = row.network === network;
       const line = places.filter(([place]) => !names[place].startsWith("Ens"));
       add("polyline", { points: line.map(([place, error]) => `${X(place)},${Y(error)}`).join(" "), class: chosen ? "ban-paper ban-chosen" : "ban-paper" });

@@ -5,14 +5,13 @@ import html
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.colors import to_hex
 
 from banlib.figures import show, style
 
 
 def colors(names):
     """{name: "#rrggbb"}, which a model keeps in every figure."""
-    return {name: to_hex(style.color("Ens*3" if name == "ensemble" else name)) for name in names}
+    return {name: style.color("Ens*3" if name == "ensemble" else name) for name in names}
 
 
 def bars(alt, panels, shades, xlabel, limit=None, pixels=None):
