@@ -10,16 +10,14 @@ import torch
 from scipy import stats
 
 from banlib import ensemble as metrics
-from banlib.explorers.explorer import Explorer as Explorable
-from banlib.explorers.explorer import page_script
-from banlib.explorers.frames import Explorer
+from banlib.explorers.explorer import Explorer, page_script
 from banlib.explorers.live import live_training
 from banlib.explorers.stills import bars, colors
 from banlib.paper import numbers, printed, statistics
 from banlib.runs.recipe import PROFILES, generation_name
 from banlib.teachers import share
 
-__all__ = ["Explorer", "live_training", "page_script"]
+__all__ = ["live_training", "page_script"]
 MOST_BYTES, MOST_IMAGES = 180_000, 200  # of probabilities and pictures in a page; to walk through
 POWER = 3  # a probability p is the byte 255 p^(1/3): fine near 0, and 1/255^3 is 2^-24
 LEDGER = ("table", "network", "column", "paper", "dataset", "measured", "verdict")
@@ -46,7 +44,7 @@ def generations(number, several, caption, alt, source="", controls=None):
     facts["quantiles"] = [stats.t.ppf(0.975, count - 1) for count in range(2, most + 1)]
     ours = {model["name"]: [row[1] for row in model["runs"]] for model in sets[0]["models"]}
     still = bars(alt, {sets[0]["title"]: ours}, facts["colors"], "test error, %")
-    return Explorable("generations", number, facts, still, caption, source)
+    return Explorer("generations", number, facts, still, caption, source)
 
 
 def _errors(lineages):
@@ -90,7 +88,7 @@ def ensemble(number, lineages, caption, alt, source=""):
     scope += f" and {part}{len(labels):,} test images. Probabilities are rounded to a byte, "
     scope += "which moves an error by 0.2 points and a calibration error by 0.5 at most."
     facts |= {"power": POWER, "colors": shades}
-    return Explorable("ensemble", number, facts, still, caption, source, scope)
+    return Explorer("ensemble", number, facts, still, caption, source, scope)
 
 
 def dark_knowledge(number, chain, dataset, caption, alt, source=""):
@@ -117,7 +115,7 @@ def dark_knowledge(number, chain, dataset, caption, alt, source=""):
     }
     still = bars(alt, panels, facts["colors"], "probability", (0, 1), pixels[chosen[0]])
     scope = f"{len(chosen)} of {len(labels):,} test images, first those on which networks disagree."
-    return Explorable("dark_knowledge", number, facts, still, caption, source, scope)
+    return Explorer("dark_knowledge", number, facts, still, caption, source, scope)
 
 
 def loss(number, caption, alt, source="", teacher=(2.0, 1.0, -1.0), student=(1.0, 0.2, 0.2)):
@@ -130,7 +128,7 @@ def loss(number, caption, alt, source="", teacher=(2.0, 1.0, -1.0), student=(1.0
     panels = {name: {f"class {c}": v.item() for c, v in enumerate(t)} for name, t in terms.items()}
     shades = dict(zip(list(terms)[1:], facts["colors"].values(), strict=True))
     still = bars(alt, panels, shades, "gradient of the student's logits", (-1, 1))
-    return Explorable("loss", number, facts, still, caption, source)
+    return Explorer("loss", number, facts, still, caption, source)
 
 
 def cost(number, result, views, caption, alt, source="", epochs=200, students=3):
@@ -149,7 +147,7 @@ def cost(number, result, views, caption, alt, source="", epochs=200, students=3)
     shades = {"teacher online": shades["Teacher"], "teacher remembers": shades["BAN-1"]}
     title = f"{students} students of {epochs} epochs"
     still = bars(alt, {title: costs}, shades, "time of each, in plain training runs")
-    return Explorable("cost", number, facts, still, caption, source)
+    return Explorer("cost", number, facts, still, caption, source)
 
 
 def ledger(number, board, caption, alt, source=""):
@@ -160,4 +158,4 @@ def ledger(number, board, caption, alt, source=""):
     facts = {"rows": rows, "columns": list(LEDGER), "label": alt}
     shown = cells[list(LEDGER)].map(lambda v: v if isinstance(v, str) else numbers.number(v))
     still = f'<div class="ban-scroll">{shown.to_html(index=False, border=0)}</div>'
-    return Explorable("ledger", number, facts, still, caption, source)
+    return Explorer("ledger", number, facts, still, caption, source)
