@@ -5,22 +5,28 @@ Ray's servers take seconds to start, so the two nodes are started once, and a lo
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import threading
+from functools import partial
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from banlib.runs import cluster, engines
+from banlib.runs.planner import Lost
 from banlib.runs.recipe import BadInput
 from banlib.runs.store import Store
 from children import outcome
 from conftest import recipe, tiny_spec
-from test_engines import LONG, lineages, wait_for
+from test_engines import LONG, lineages
+from test_engines import wait_for as wait_for_seconds
 
+wait_for = partial(wait_for_seconds, seconds=400)  # importing torch in several processes takes long on a busy machine
 SECONDS = recipe(epochs=100, lr_milestones=(50,), test_every=50)  # long enough to be met in training
 
 
@@ -155,7 +161,7 @@ def test_a_driver_that_is_stopped_lets_its_workers_save(nodes, driver):
     wait_for(lambda: spec.run_id in trainers(*nodes[1]))
     pid = trainers(*nodes[1])[spec.run_id]
     process.terminate()
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 75, err
     wait_for(lambda: not alive(pid))
     assert not [path for each in nodes[1] for path in each.root.glob(f"locks/{spec.run_id}.json")]
@@ -174,7 +180,7 @@ def test_killed_workers_and_a_lost_node_lose_no_run(nodes, store):
     thread = threading.Thread(target=harm)
     thread.start()
     assert on(nodes, specs, store) == []
-    thread.join(60)
+    thread.join(300)
     assert killed and len(started.list_all_nodes()) == 1 and not alive(killed[0])
     assert {store.status(spec.run_id) for spec in specs} == {"finished"}
 
@@ -203,6 +209,45 @@ def test_a_cluster_of_its_own_listens_to_this_machine_alone_and_leaves_with_the_
 
 
 # What needs no cluster
+
+
+class RayError(Exception):
+    pass
+
+
+class RayTaskError(RayError):
+    pass
+
+
+def slot(store, error):
+    """A slot of a stand-in for Ray, on which each run ends with this error; and what it killed."""
+
+    def get(reference):
+        raise error
+
+    killed, names = [], SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
+    ray = SimpleNamespace(exceptions=names, get=get, wait=lambda *args, **more: None, kill=killed.append)
+    made = cluster.Slot(cluster.Session(ray, store, str(store.root)))
+    made.actor = SimpleNamespace(train=SimpleNamespace(remote=lambda *order: json.dumps(order)))
+    return made, killed
+
+
+def test_a_run_is_tried_again_a_few_times(store):
+    """What travels can be written as JSON, as the stand-in does."""
+    lost, killed = slot(store, RayError("The actor is dead.\nits node was preempted"))
+    actor, told = lost.actor, []
+    for _ in range(cluster.RETRIES + 1):
+        lost.actor = actor
+        told.append(lost.train(math.inf, tiny_spec()))
+    assert [type(each) for each in told] == [Lost] * cluster.RETRIES + [str] and len(killed) == len(told)
+    what = f"DenseNetBC-10-4 Teacher (run {tiny_spec().run_id})"
+    assert told[-1] == f"{what}: its worker was lost 4 times (its node was preempted); start again to go on"
+
+
+def test_an_error_of_the_run_itself_is_not_tried_again(store):
+    broken, killed = slot(store, RayTaskError("Traceback\nOSError: no space left on device"))
+    told = broken.train(math.inf, tiny_spec())
+    assert told.endswith(": OSError: no space left on device") and killed == [] and broken.actor
 
 
 def test_without_ray_it_is_said_what_to_install(store, monkeypatch):

@@ -117,9 +117,9 @@ class Session:
         return [node for node in self.ray.nodes() if node["Alive"]]
 
     def collect(self, ids):
-        """Commit here what nodes have finished of the ids, for a driver that died, say.
+        """Commit here what nodes finished in stores of their own, for a driver that died, say.
 
-        RuntimeError if a node cannot train: it may lack banlib.
+        ids: the runs asked for. RuntimeError if a node cannot train: it may lack banlib.
         """
         ray, asked = self.ray, self.ray.remote(num_cpus=0, max_retries=0)(finished)
         for node in self.nodes():
@@ -127,7 +127,7 @@ class Session:
                 node["NodeID"], soft=False
             )
             try:
-                answers = asked.options(scheduling_strategy=there).remote(self.root, list(ids))
+                answers = asked.options(scheduling_strategy=there).remote(list(ids))
                 for answer in answers:
                     receive(self.store, *ray.get(answer))
             except ray.exceptions.RayTaskError as error:
@@ -139,7 +139,8 @@ class Session:
 
     def finished_elsewhere(self, spec):
         """Whether a worker had finished the run when it was lost."""
-        self.collect([spec.run_id])
+        if self.root is None:
+            self.collect([spec.run_id])
         return self.store.status(spec.run_id) == "finished"
 
     def reference(self, teacher):
@@ -151,10 +152,10 @@ class Session:
         return [self.references[teacher]]
 
 
-def finished(root, ids):
-    """(run id, its files) of the runs that a node has finished in a store of its own."""
-    store = Store(root)
-    for run_id in ids if root is None else ():
+def finished(ids):
+    """(run id, its files) of the runs that a node has finished in its own store."""
+    store = Store()
+    for run_id in ids:
         if store.status(run_id) == "finished":
             yield run_id, files(store, run_id)
 
