@@ -114,7 +114,7 @@ def test_ensembles_stand_beside_the_best_single_network():
 
 
 @pytest.mark.parametrize("answer, end", [
-    ("better", "they are better company"), ("undecided", "they are not shown"), ("worse", "they are worse company"),
+    ("better", "the lineage does better"), ("undecided", "strangers do as well"), ("worse", "strangers do better"),
 ])  # fmt: skip
 def test_company_is_judged_at_equal_size(answer, end, monkeypatch):
     strangers = TEACHER - ANSWERS[answer]
@@ -126,7 +126,7 @@ def test_company_is_judged_at_equal_size(answer, end, monkeypatch):
     ]  # fmt: skip
     table = pd.DataFrame(rows)
     text = words(findings.company(table))
-    assert "as many unrelated teachers" in text and "as many unrelated labels x2" in text and "At 2 members" in text
+    assert "as many unrelated teachers" in text and "as many unrelated labels x2" in text and "at 2 members, " in text
     assert "too few" in words(findings.company(table[table["size"] == 1]))
     monkeypatch.setattr(statistics, "word", lambda row: answer)  # two groups have no clear answer here
     assert end in words(findings.company(table))
@@ -149,7 +149,7 @@ def test_confidence_beside_accuracy_has_a_sign():
     errors = frame(Teacher=TEACHER, BAN_1=TEACHER, BAN_2=TEACHER, Ens2=TEACHER)
     errors["excess"] = np.concatenate([ANSWERS["worse"], ANSWERS["worse"], ANSWERS["undecided"], ANSWERS["better"]])
     assert words(findings.excess(errors)) == (
-        "Mean confidence minus accuracy: Teacher and BAN-1 are overconfident (+1.00 ± 0.50 and +1.00 ± 0.50 points); "
+        "Mean confidence minus accuracy: the teacher and BAN-1 are overconfident (+1.00 ± 0.50 and +1.00 ± 0.50 points); "
         "Ens*2 is too modest (\N{MINUS SIGN}1.00 ± 0.50 points); BAN-2 is about right (+0.03 ± 0.94 points)."
     )
     assert "is not judged by one seed (+1.00 points)" in words(findings.excess(errors.iloc[:1]))

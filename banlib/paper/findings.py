@@ -107,7 +107,7 @@ def _pairs(frame, against, column="error"):
 
 def _called(name):
     """Objectives and controls are set as code: they would read as words of the sentence."""
-    return f"`{name}`" if name[0].islower() else name
+    return "the teacher" if name == "Teacher" else f"`{name}`" if name[0].islower() else name
 
 
 def time(reading, *several):
@@ -205,12 +205,13 @@ def company(table):
     pairs = st.against_strangers(table)
     if not len(pairs := pairs[pairs["size"] > 1]):
         return "These lineages are too few or too short to compare with unrelated networks."
-    texts, ends = [], {"better": "better company than", "worse": "worse company than"}
+    texts, ends = [], {"better": "the lineage does better", "worse": "strangers do better"}
+    ends |= {"undecided": "strangers do as well, as far as these seeds can tell"}
     for kind, group in pairs.groupby("kind", sort=False):
         rows = [row | {"name": row["size"]} for row in group.to_dict("records")]
         text = result(rows, f"as many {kind.replace(st.CONTROL, CONTROL)}", noun=" generations")
-        end = ends.get(st.word(rows[-1]), "not shown to be better company than")
-        texts.append(f"Averaged, {text}. At {rows[-1]['size']} members they are {end} strangers.")
+        end = ends.get(st.word(rows[-1]), "one group of strangers decides nothing")
+        texts.append(f"Averaged, {text}: at {rows[-1]['size']} members, {end}.")
     return " ".join(texts)
 
 
@@ -234,9 +235,8 @@ def calibration(errors, names=None):
 def excess(errors):
     """Who claims more than it knows? Mean confidence minus accuracy, of `statistics.errors`."""
     claims = {"worse": "overconfident", "better": "too modest", "undecided": "about right"}
-    groups = {
-        name: st.difference(each) for name, each in errors.groupby("name", sort=False)["excess"]
-    }
+    by_name = errors.groupby("name", sort=False)["excess"]
+    groups = {_called(name): st.difference(each) for name, each in by_name}
     texts = []
     for word, claim in (claims | {"one seed": "not judged by one seed"}).items():
         rows = {name: row for name, row in groups.items() if st.word(row) == word}
