@@ -2,7 +2,7 @@
 
 import json
 
-from banlib.figures.style import GRAY, INK, SMALL, note, panels, source
+from banlib.figures.style import GRAY, INK, SMALL, WIDE, note, panels, source
 from banlib.runs.lineage import RESULTS
 
 LOOPS = {
@@ -28,7 +28,7 @@ def speed(results):
 
 
 def _ratios(result):
-    figure, (axis,) = panels(1, 4.1, 2.6)
+    figure, (axis,) = panels(1, WIDE, 2.6)
     medians, ranges = result["ratio_to_usual_loop"], result["ratio_range"]
     known = {name: {"median": medians[name], "range": ranges[name]} for name in medians}
     for place, name in enumerate(LOOPS):
@@ -53,7 +53,7 @@ def makespan(rows):
     figures, first = [], rows[0]["workers"] * rows[0]["seconds"]
     days = {"A plan ends with its longest chain": [row["seconds"] / 86_400 for row in rows]}
     for title, values in (days | {"Workers wait for teachers": [r["idle"] for r in rows]}).items():
-        figure, (axis,) = panels(1, 4.1, 3.0)
+        figure, (axis,) = panels(1, WIDE, 3.0)
         axis.plot(workers, values, "o-", color=INK)
         axis.set(xscale="log", xlabel="workers", title=title, ylabel="idle, % of their time")
         if title in days:

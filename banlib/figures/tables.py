@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.ticker import EngFormatter
 
 from banlib.figures import style
-from banlib.figures.style import ERROR, GRAY, INK, LIGHT, SMALL, color, note, panels, source
+from banlib.figures.style import ERROR, GRAY, INK, LIGHT, SMALL, WIDE, color, note, panels, source
 
 PAPER = "the paper, CIFAR-100"
 LOOKS = {"labels alone": ("s", "Teacher"), "taught": ("o", "BAN-1"), "teacher": ("*", "Teacher")}
@@ -25,7 +25,7 @@ def matched_diagram(edges, widths):
     figures = []
     titles = {"Teacher": "Teacher: dense blocks", "BAN-1": "Student: residual stages"}
     for name, title in titles.items():
-        figure, (axis,) = panels(1, 4.1, 2.9)
+        figure, (axis,) = panels(1, WIDE, 2.9)
         for stage, ((taken, grown, given), width) in enumerate(zip(edges, widths, strict=True)):
             heights = np.linspace(taken, grown, 6) if name == "Teacher" else np.full(6, width)
             axis.bar(9.5 * stage + 1 + np.arange(6), heights, 0.95, color=color(name), alpha=0.45)
@@ -44,7 +44,7 @@ def error_against_parameters(points):
 
 
 def _sizes(name, part):
-    figure, (axis,) = panels(1, 4.1, 3.9)
+    figure, (axis,) = panels(1, WIDE, 3.9)
     for _, pair in part[part["kind"] != "teacher"].groupby("network"):
         axis.plot(pair["params"], pair["error"], color=LIGHT, linewidth=1)
     for kind, (marker, role) in LOOKS.items():
@@ -66,17 +66,17 @@ def _sizes(name, part):
 
 
 def students_gain(gains):
-    """Which share of errors is gone, against the teacher and against the network on labels alone.
+    """Which share of errors is avoided, against the teacher and against the network untaught.
 
     gains: `ledger.students`. A student far worse than the other is an arrow at the edge, with its
     share.
     """
-    figures, networks = [], list(gains["network"].unique())
+    figures = []
     against = {"teacher": "Beside its teacher", "labels alone": "Beside itself, untaught"}
     for kind, words in against.items():
         part = gains[gains["against"] == kind]
-        part = part.assign(place=[networks.index(name) for name in part["network"]])
-        figure, (axis,) = panels(1, 4.1, 1.1 + 0.3 * len(networks))
+        networks, part = list(part["network"]), part.assign(place=range(len(part)))
+        figure, (axis,) = panels(1, WIDE, 1.1 + 0.3 * len(networks))
         axis.axvline(0, color=GRAY, linewidth=1)
         far = part["share"] < FURTHEST
         look = {"fmt": "o", "capsize": 3, "color": color("BAN-1")}
@@ -87,7 +87,7 @@ def students_gain(gains):
             note(axis, f"\N{MINUS SIGN}{-row.share:.0f} %", (FURTHEST, row.place), fontsize=SMALL)
         clear = (part["share"] - part["ci95"] > 0).sum()
         title = f"{words}:\nclearly better in {clear} of {len(part)}"
-        axis.set(title=title, xlabel="errors gone, %", ylim=(len(networks) - 0.5, -0.5))
+        axis.set(title=title, xlabel="errors avoided, %", ylim=(len(networks) - 0.5, -0.5))
         axis.set_xlim(left=max(axis.get_xlim()[0], FURTHEST - 10))
         short = [name.removeprefix("Match") for name in networks]
         axis.set_yticks(range(len(networks)), short, fontsize=SMALL)
@@ -96,7 +96,7 @@ def students_gain(gains):
 
 
 def ledger_overview(table):
-    """The paper's share of its reference's errors gone, and ours, a panel for each profile.
+    """The paper's share of its reference's errors avoided, and ours, a panel for each profile.
 
     table: `ledger.ledger`. Filled points are reproduced or partly so, hollow ones are not, light
     ones too small to tell. On the diagonal ours is as good as the paper's.
@@ -106,7 +106,7 @@ def ledger_overview(table):
 
 
 def _shares(name, part):
-    figure, (axis,) = panels(1, 4.1, 3.9)
+    figure, (axis,) = panels(1, WIDE, 3.9)
     axis.axhline(0, color=GRAY, linewidth=1, zorder=0)
     axis.axvline(0, color=GRAY, linewidth=1, zorder=0)
     axis.axline((0, 0), slope=1, color=LIGHT, linewidth=1, linestyle="--", zorder=0)
@@ -119,6 +119,6 @@ def _shares(name, part):
         axis.scatter([], [], 30, style.PAPER, marker=marker, edgecolors=INK, label=label)
     same = int((part["share"] * part["paper_share"] > 0).sum())
     axis.set(title=f"{name}: {same} of {len(part)}\non the paper's side of zero")
-    axis.set(xlabel="the paper: errors gone, %", ylabel="measured: errors gone, %")
+    axis.set(xlabel="the paper: errors avoided, %", ylabel="measured: errors avoided, %")
     axis.legend()
     return source(figure)
