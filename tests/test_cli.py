@@ -151,6 +151,8 @@ EARLY = {
     "table 1 --profile digit": "did you mean 'digits'",
     "table 1 --seeds 0": "seeds must be a count",
     "table 1 --minutes soon": "minutes must be a number above 0, got 'soon'",
+    "table 1 --dry-run --speed 0": "0.0 is not in the range x>0",
+    "table 1 --dry-run --workers 1,none": "or an integer from 1 to 256, got 'none'",
     "ledger --table three": "table must be 1 or 2, got 'three'",
     "ledger --profile lite": "unknown profile 'lite'; did you mean",
     "campaign --minutes -1": "minutes must be a number above 0, got '-1'",

@@ -42,8 +42,9 @@ def nodes(tmp_path_factory):
 
         started = patiently(Cluster)
         for home in homes:
-            own = {"BANLIB_HOME": str(home)}
-            patiently(lambda own=own: started.add_node(num_cpus=1, include_dashboard=False, env_vars=own))
+            few = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}  # processes
+            few["env_vars"] = {"BANLIB_HOME": str(home)}
+            patiently(lambda few=few: started.add_node(num_cpus=1, **few))
         before = set(psutil.Process().children(recursive=True))
         yield started, [Store(home / "runs") for home in homes]
         started.shutdown()

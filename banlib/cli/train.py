@@ -7,6 +7,8 @@ import click
 from banlib.cli import FAILED, shared
 from banlib.cli.shared import command, flag, option
 
+ABOVE_0 = click.FloatRange(0, min_open=True)
+
 
 @command("Train a teacher and its born-again students.")
 @shared.profile
@@ -88,7 +90,7 @@ def report(lineages, errors, controls):
 @shared.training
 @flag("--dry-run", help="Train nothing; say what exists and what the rest will cost.")
 @option("--workers", default="", metavar="N,...", help="With --dry-run: the time on so many.")
-@click.option("--speed", type=float, help="With --dry-run: TFLOP/s of a worker, else as measured.")
+@click.option("--speed", type=ABOVE_0, help="With --dry-run: TFLOP/s of a worker, else measured.")
 @shared.plan
 def table(number, profile, rows, seeds, teacher, share_ends, device, plan, workers, as_json, **how):
     """Train what is missing of the paper's table 1 or 2, and set our errors beside the paper's.
