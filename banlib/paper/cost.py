@@ -4,20 +4,16 @@ import functools
 import time
 
 import torch
-import torch.nn.functional as F
 
-from banlib import loop, models
+from banlib import models
 from banlib.paper.tables import specs_of
 from banlib.runs import datasets, machine
 from banlib.runs.engines import simulate
 from banlib.runs.recipe import PROFILES
 from banlib.runs.store import Store
-from banlib.views import Augmented, Split
 
 PROBE_FLOP = 1e11  # arithmetic of a timed step at the most: a second or two on a laptop
-PROBE_SECONDS = (
-    10  # after which a network is no longer timed, but taken to be as fast as the others
-)
+PROBE_SECONDS = 10  # after which a network is taken to be as fast as the others
 
 
 def cost(cells, device="auto", store=None, speed=None):
@@ -40,11 +36,8 @@ def cost(cells, device="auto", store=None, speed=None):
         if status != "finished":
             entry["epochs"] += spec.recipe.epochs
             entry["flops"] += flops[spec.run_id]
-    profile, device, start = (
-        PROFILES[cells[0].profile],
-        machine.choose_device(device),
-        time.perf_counter(),
-    )
+    profile, device = PROFILES[cells[0].profile], machine.choose_device(device)
+    start = time.perf_counter()
     rates = dict.fromkeys(entries, speed) if speed else measured_rates(profile, device, store)
     for name in (name for name in entries if entries[name]["flops"]):
         if name not in rates and rates and time.perf_counter() - start > PROBE_SECONDS:
@@ -108,26 +101,20 @@ def measured_rates(profile, device, store):
 
 
 def probe(network, profile, device):
-    """Floating-point operations a second of a few steps on random images."""
-    facts, flops = datasets.facts(profile.dataset), 6 * macs(network, profile.dataset)
+    """Floating-point operations a second of a few gradients on random images."""
+    facts, flops, times = datasets.facts(profile.dataset), 6 * macs(network, profile.dataset), []
     batch = max(2, min(profile.recipe.batch, int(PROBE_FLOP / flops)))  # few for a large network
-    shape = facts.channels, facts.image_size, facts.image_size
-    numerics, times = machine.numerics(profile.recipe.precision, device), []
-    layout = numerics.memory_format
+    numerics = machine.numerics(profile.recipe.precision, device)
     with machine.thread_count(profile.threads), machine.seeded(0, device):
-        student = models.build(network, facts.classes, *shape[:2]).to(device, memory_format=layout)
-        images = torch.randint(256, (batch, *shape), dtype=torch.uint8)
-        split = Split(images, torch.zeros(batch, dtype=torch.int64)).to(device)
-        center, order = torch.zeros(facts.channels), torch.arange(batch, device=device)
-        views = Augmented(split, center, center + 1, 0, False, "zero", layout)
-        model = student, torch.optim.SGD(student.parameters(), lr=1e-9), _loss
-        epoch = *model, views, split.labels, order, torch.zeros_like(order), batch
+        student = models.build(network, facts.classes, facts.channels, facts.image_size).to(device)
+        images = torch.rand(batch, facts.channels, facts.image_size, facts.image_size).to(device)
+        layout = {"memory_format": numerics.memory_format}
+        student, images = student.to(**layout), images.to(**layout)
         while len(times) < 4 and sum(times) < 2:
             start = time.perf_counter()
-            loop.train_epoch(*epoch, autocast=lambda: numerics.autocast(device))
+            with numerics.autocast(device):
+                loss = student(images).logsumexp(1).mean()
+            loss.backward()
+            next(student.parameters()).grad.sum().item()  # waits for the device
             times.append(time.perf_counter() - start)
     return flops * batch / min(times)
-
-
-def _loss(logits, labels, _):
-    return F.cross_entropy(logits, labels)
