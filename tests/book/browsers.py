@@ -16,7 +16,7 @@ return [...document.querySelectorAll("main *")]
   .concat(root.scrollWidth > root.clientWidth + 1 ? ["the page scrolls sideways"] : []);
 """
 DEAD = """
-return [...document.querySelectorAll(".ban-explorer")].filter(e => !e.querySelector(".ban-live")).map(e => e.id);
+return [...document.querySelectorAll(".ban-explorer:not([data-kind=live_training])")].filter(e => !e.querySelector(".ban-live")).map(e => e.id);
 """
 CHECK = """
 const done = arguments[0], serious = ["serious", "critical"];
