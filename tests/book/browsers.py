@@ -16,7 +16,8 @@ return [...document.querySelectorAll("main *")]
   .concat(root.scrollWidth > root.clientWidth + 1 ? ["the page scrolls sideways"] : []);
 """
 DEAD = """
-return [...document.querySelectorAll(".ban-explorer:not([data-kind=live_training])")].filter(e => !e.querySelector(".ban-live")).map(e => e.id);
+const all = document.querySelectorAll(".ban-explorer:not([data-kind=live_training])");
+return [...all].filter(e => !e.querySelector(".ban-live")).map(e => e.id);
 """
 CHECK = """
 const done = arguments[0], serious = ["serious", "critical"];
