@@ -21,8 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from banlib.runs import fit, machine
-from banlib.runs.engines import PATIENCE, TOLD, outcome, side_by_side
-from banlib.runs.planner import Lost, Plan
+from banlib.runs.planner import PATIENCE, TOLD, Lost, Plan, outcome, side_by_side
 from banlib.runs.recipe import BadInput, RunSpec
 from banlib.runs.store import Store
 
@@ -231,7 +230,7 @@ class Slot:
         return self.actor is not None
 
     def train(self, until, spec):
-        """As `engines.outcome`; or `Lost`, a few times, if the worker or its node was."""
+        """As `planner.outcome`; or `Lost`, a few times, if the worker or its node was."""
         ray, store, what = self.session.ray, self.session.store, f"{spec.network} {spec.name}"
         what += f" (run {spec.run_id})"
         seconds = None if until == math.inf else until - time.monotonic()

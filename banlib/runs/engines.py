@@ -16,15 +16,13 @@ import sys
 import threading
 import time
 import warnings
-from functools import partial
 
 import torch
-from tqdm import tqdm
 
 from banlib.runs import fit, machine
 from banlib.runs.datasets import facts
 from banlib.runs.fit import OutOfTime
-from banlib.runs.planner import Plan, attend, simulate
+from banlib.runs.planner import PATIENCE, Plan, attend, outcome, side_by_side, simulate
 from banlib.runs.recipe import RunSpec, named
 from banlib.runs.store import Store
 
@@ -32,9 +30,6 @@ __all__ = ["simulate", "train_missing"]
 
 ENGINES = ("auto", "here", "processes", "ray")
 BRIEF = 50_000  # images to train on in all: for fewer, starting workers takes longer than it saves
-PATIENCE = 60  # seconds that a worker has to save its work when it is stopped
-BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-TOLD = (RuntimeError, ValueError, LookupError, OSError)  # errors that are sentences
 
 
 def train_missing(
@@ -85,55 +80,6 @@ def default_jobs(threads, device):
     if machine.choose_device(device).type == "cpu":
         return machine.cores() if threads == 1 else 1
     return torch.cuda.device_count() if str(device) in ("auto", "cuda") else 1
-
-
-def outcome(spec, store, device, **options):
-    """None if the run is trained; else why not: a sentence, or OutOfTime."""
-    try:
-        fit.fit(spec, store, device, **options)
-    except OutOfTime as late:
-        return late
-    except Exception as error:  # one of many: the others go on
-        return str(error) if isinstance(error, TOLD) else f"{type(error).__name__}: {error}"
-
-
-def side_by_side(plan, workers, progress, where):
-    """Each worker attends to the plan. However this ends, no process is left."""
-    threads = [
-        threading.Thread(
-            target=attend, args=(plan, partial(each.train, plan.until), each.ready), daemon=True
-        )
-        for each in workers
-    ]
-    shown = {"disable": not progress, "file": sys.stderr, "bar_format": BAR}
-    shown |= {"mininterval": 0.5 if sys.stderr.isatty() else 10, "total": sum(plan.cost.values())}
-    try:
-        for thread in threads:
-            thread.start()
-        with tqdm(**shown) as bar:
-            while any(thread.is_alive() for thread in threads):
-                show(plan, bar, where)
-                for thread in threads:
-                    thread.join(0.2)
-            show(plan, bar, where)
-            bar.refresh()
-    except BaseException:
-        plan.until = -math.inf
-        for worker in workers:
-            worker.stop()
-        for thread in threads:
-            if thread.ident:
-                thread.join(PATIENCE)
-        raise
-    finally:
-        for worker in workers:
-            worker.close()
-
-
-def show(plan, bar, where):
-    bar.set_description_str(f"{len(plan.done)} of {len(plan.missing)} runs, {where}", refresh=False)
-    settled = [*plan.done, *plan.failures, *plan.blocked]
-    bar.update(sum(plan.cost[key] for key in settled) - bar.n)
 
 
 def place(number, device, chosen, threads):

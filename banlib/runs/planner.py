@@ -1,16 +1,24 @@
 """Which run is next: each as soon as its own teacher is finished, the costliest chain first.
 
-`simulate` replays that without training.
+Workers attend to a plan until all is trained; `simulate` replays that without training.
 """
 
 import heapq
 import math
+import sys
 import threading
 import time
 from functools import cache, partial
 
+from tqdm import tqdm
+
 from banlib.models import forward_macs
+from banlib.runs import fit
 from banlib.runs.fit import OutOfTime
+
+PATIENCE = 60  # seconds that a worker has to save its work when it is stopped
+BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+TOLD = (RuntimeError, ValueError, LookupError, OSError)  # errors that are sentences
 
 macs = cache(forward_macs)
 
@@ -122,3 +130,52 @@ def simulate(specs, seconds_of, workers):
             plan.settle(plan.missing[run_id])
         rows.append((count, now, max(0.0, 1 - work / (count * now)) if now else 0.0))
     return rows
+
+
+def outcome(spec, store, device, **options):
+    """None if the run is trained; else why not: a sentence, or OutOfTime."""
+    try:
+        fit.fit(spec, store, device, **options)
+    except OutOfTime as late:
+        return late
+    except Exception as error:  # one of many: the others go on
+        return str(error) if isinstance(error, TOLD) else f"{type(error).__name__}: {error}"
+
+
+def side_by_side(plan, workers, progress, where):
+    """Each worker attends to the plan. However this ends, no process is left."""
+    threads = [
+        threading.Thread(
+            target=attend, args=(plan, partial(each.train, plan.until), each.ready), daemon=True
+        )
+        for each in workers
+    ]
+    shown = {"disable": not progress, "file": sys.stderr, "bar_format": BAR}
+    shown |= {"mininterval": 0.5 if sys.stderr.isatty() else 10, "total": sum(plan.cost.values())}
+    try:
+        for thread in threads:
+            thread.start()
+        with tqdm(**shown) as bar:
+            while any(thread.is_alive() for thread in threads):
+                show(plan, bar, where)
+                for thread in threads:
+                    thread.join(0.2)
+            show(plan, bar, where)
+            bar.refresh()
+    except BaseException:
+        plan.until = -math.inf
+        for worker in workers:
+            worker.stop()
+        for thread in threads:
+            if thread.ident:
+                thread.join(PATIENCE)
+        raise
+    finally:
+        for worker in workers:
+            worker.close()
+
+
+def show(plan, bar, where):
+    bar.set_description_str(f"{len(plan.done)} of {len(plan.missing)} runs, {where}", refresh=False)
+    settled = [*plan.done, *plan.failures, *plan.blocked]
+    bar.update(sum(plan.cost[key] for key in settled) - bar.n)
