@@ -13,12 +13,10 @@ import hashlib
 import importlib.metadata
 import json
 import math
-import os
 import platform
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections import namedtuple
@@ -251,6 +249,8 @@ def execute(root, chapter, inputs, why):
 
 def render_book(root, chapters, force=False):
     """Stage the sources and render them, unless the pages are up to date; returns the first."""
+    from banlib.book import kernel
+
     html, source, done = (root / "_build" / name for name in ("html", "source", "html.json"))
     page, before = html / "index.html", html.with_name("html.old")
     if before.exists() and not html.exists():  # killed while the new pages took their place
@@ -264,9 +264,12 @@ def render_book(root, chapters, force=False):
         tell("pages: up to date")
     else:
         tell("pages: rendering")
-        future = ThreadPoolExecutor(1).submit(run_jupyter_book, root, source)
+        future = ThreadPoolExecutor(1).submit(kernel.render, root, source)
         attend({future: "rendering"})
-        new = future.result()
+        new, problems = future.result()
+        if problems:
+            log = root / "_build/render.log"
+            raise BookError("\n  ".join([f"the pages have warnings ({log}):", *problems]))
         done.unlink(missing_ok=True)
         shutil.rmtree(before, ignore_errors=True)
         if html.exists():
@@ -308,27 +311,6 @@ def without_kernel(notebook):
             if widget is not None and not set(output["data"]) - {"text/plain"}:
                 cell["outputs"].remove(output)
     return notebook
-
-
-def run_jupyter_book(root, source):
-    """Render all pages beside the book (one not read again would not repeat its warnings)."""
-    from banlib.book import kernel
-
-    new, log = root / "_build/new", root / "_build/render.log"
-    shutil.rmtree(new, ignore_errors=True)
-    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
-    command += [source, "--path-output", new, "--all", "-W", "-n", "--keep-going", "-q"]
-    own = kernel.environment(root / "_build/config", PACKAGE.parent)
-    own |= {"NO_COLOR": "1", "PYTHONUTF8": "1"}
-    result = subprocess.run(command, cwd=source, env=os.environ | own, capture_output=True)
-    text = re.sub(r"\x1b\[[0-9;]*m", "", (result.stdout + result.stderr).decode(errors="replace"))
-    write_atomically(log, text.encode())
-    if result.returncode:
-        text = text.replace(f"{source}{os.sep}", "")  # as it is in the checkout
-        lines = re.findall(r"^.*\b(?:WARNING|ERROR|CRITICAL)\b.*$", text, flags=re.M)
-        lines = lines or re.findall(r"^\S*(?:Error|Exception): .+", text, flags=re.M)
-        raise BookError("\n  ".join([f"the pages have warnings ({log}):", *lines]))
-    return new / "_build/html"
 
 
 def headline(root=None):

@@ -1,7 +1,10 @@
-"""Run one chapter through papermill, in a kernel that sees nothing of the reader's own set-up."""
+"""Run a chapter or the renderer where nothing of the reader's own set-up is seen."""
 
 import os
+import re
+import shutil
 import signal
+import subprocess
 import sys
 from concurrent.futures import wait
 from pathlib import Path
@@ -11,7 +14,7 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 
-from banlib.runs.disk import home
+from banlib.runs.disk import home, write_atomically
 
 UNSET = ("MATPLOTLIBRC", "PYTHONSTARTUP", "PYTHONWARNINGS", "PYTHONOPTIMIZE", "PYTHONINSPECT")
 LIBRARY = Path(__file__).parents[2]  # where this banlib is imported from
@@ -103,3 +106,22 @@ def how_it_died(code):
     if code < 0:
         return f"its kernel was ended by {signal.Signals(-code).name}; {again}"
     return f"its kernel ended by itself with exit code {code}; {again}"
+
+
+def render(root, source):
+    """Render all pages beside the book (one not read again would not repeat its warnings).
+
+    Returns (the folder of the pages, what is wrong with them, a line each).
+    """
+    new = root / "_build/new"
+    shutil.rmtree(new, ignore_errors=True)
+    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
+    command += [source, "--path-output", new, "--all", "-W", "-n", "--keep-going", "-q"]
+    own = environment(root / "_build/config") | {"NO_COLOR": "1", "PYTHONUTF8": "1"}
+    result = subprocess.run(command, cwd=source, env=os.environ | own, capture_output=True)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", (result.stdout + result.stderr).decode(errors="replace"))
+    write_atomically(root / "_build/render.log", text.encode())
+    text = text.replace(f"{source}{os.sep}", "")  # as it is in the checkout
+    lines = re.findall(r"^.*\b(?:WARNING|ERROR|CRITICAL)\b.*$", text, flags=re.M)
+    lines = lines or re.findall(r"^\S*(?:Error|Exception): .+", text, flags=re.M)
+    return new / "_build/html", (lines or [text[-500:]]) if result.returncode else []

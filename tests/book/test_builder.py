@@ -15,6 +15,7 @@ from books import HEADLINE, PARAMETERS, ROOT, small_book, write_chapter
 from filelock import FileLock
 
 from banlib import book
+from banlib.book import kernel
 from banlib.runs.disk import home
 
 
@@ -278,7 +279,7 @@ def test_a_kill_while_rendering_leaves_the_book_before(copy, monkeypatch):
         return lambda path, to: killed() if path.parent.parent.name == folder else rename(path, to)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(book.subprocess, "run", killed)
+        patch.setattr(kernel.subprocess, "run", killed)
         book.build(root=copy)
     assert snapshot_of(html) == before
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
@@ -290,7 +291,7 @@ def test_a_kill_while_rendering_leaves_the_book_before(copy, monkeypatch):
         book.build(root=copy)
     assert not html.exists() and snapshot_of(html.with_name("html.old")) == before
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):  # the next build first puts it back
-        patch.setattr(book.subprocess, "run", killed)
+        patch.setattr(kernel.subprocess, "run", killed)
         book.build(root=copy)
     assert snapshot_of(html) == before
     book.build(root=copy)
