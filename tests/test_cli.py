@@ -73,7 +73,8 @@ def all_commands(group=group, words=()):
 @pytest.mark.parametrize("words, command", [pytest.param(*found, id="-".join(found[0])) for found in all_commands()])
 def test_every_command_has_help_and_json(words, command, banlib):
     code, out, err = banlib(*words, "--help")
-    assert code == 0 and err == "" and f"Usage: banlib {' '.join(words)}" in out and "--json" in out
+    assert code == 0 and err == "" and f"Usage: banlib {' '.join(words)}" in out
+    assert "--json" in out or words == ("lab",), "lab opens a program and has nothing to print"
     assert len(command.help) > 60 and command.short_help
     for option in command.params:
         assert isinstance(option, click.Argument) or option.help

@@ -110,7 +110,7 @@ PLAN = [{"workers": 1, "seconds": 800.0, "idle": 0.0}, {"workers": 16, "seconds"
 
 
 def test_speeds_and_plans_in_words():
-    assert "2.5 times as fast on labels alone (2.0 to 3.0 over the rounds)" in words(outcomes.speedup(MEASURED))
+    assert "2.50 times as fast on labels alone (2.00 to 3.00 over the rounds)" in words(outcomes.speedup(MEASURED))
     assert "16 workers finish the plan 4.0 times as fast as 1, and are idle for 75 %" in words(outcomes.workers(PLAN))
     text = words(outcomes.scale(MEASURED, 0.575, PLAN))
     assert text.startswith("Asking a teacher about every batch made training 26 % longer.")

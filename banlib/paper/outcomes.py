@@ -194,8 +194,8 @@ def speedup(result):
     """How many times as fast as the usual loop, of a measurement of `benchmarks/loop.py`."""
     kinds, told = {"plain": "on labels alone", "distill_remembered": "with a teacher"}, []
     for name, words in kinds.items():
-        low, high = (data(each, 1) for each in result["ratio_range"][name])
-        ratio = data(result["ratio_to_usual_loop"][name], 1)
+        low, high = map(data, result["ratio_range"][name])
+        ratio = data(result["ratio_to_usual_loop"][name])
         told.append(f"{ratio} times as fast {words} ({low} to {high} over the rounds)")
     where = f"On {result['hardware']} and in {result['precision']}"
     return f"{where}, this book's loop is {listed(told)}."

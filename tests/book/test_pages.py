@@ -69,7 +69,8 @@ def test_figures_and_tables_are_numbered_without_gaps_and_their_chapter(soups):
 def test_no_raw_markup_and_no_missing_number(soups):
     for name, soup in soups.items():
         text = prose(soup)
-        for raw in (r"\{[a-z:]+\}`", r":::", r"^\([\w-]+\)=", "\\bNaN\\b", r"\bnan\b", "logq", r"\*\*", r"\]\(", r"\\tag"):
+        nothing = [] if name == "api" else [r"\bNaN\b", r"\bnan\b"]  # docstrings may speak of NaN
+        for raw in (*nothing, r"\{[a-z:]+\}`", r":::", r"^\([\w-]+\)=", "logq", r"\*\*", r"\]\(", r"\\tag"):
             assert not re.search(raw, text, flags=re.MULTILINE), (name, raw, re.search(raw, text, flags=re.MULTILINE))
         assert "None minutes" not in text, name
 
