@@ -264,7 +264,7 @@ def render_book(root, chapters, force=False):
         tell("pages: up to date")
     else:
         tell("pages: rendering")
-        future = ThreadPoolExecutor(1).submit(kernel.render, root, source)
+        future = ThreadPoolExecutor(1).submit(kernel.render, root, source, PACKAGE.parent)
         attend({future: "rendering"})
         new, problems = future.result()
         if problems:

@@ -108,7 +108,7 @@ def how_it_died(code):
     return f"its kernel ended by itself with exit code {code}; {again}"
 
 
-def render(root, source):
+def render(root, source, library=LIBRARY):
     """Render all pages beside the book (one not read again would not repeat its warnings).
 
     Returns (the folder of the pages, what is wrong with them, a line each).
@@ -117,7 +117,7 @@ def render(root, source):
     shutil.rmtree(new, ignore_errors=True)
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
     command += [source, "--path-output", new, "--all", "-W", "-n", "--keep-going", "-q"]
-    own = environment(root / "_build/config") | {"NO_COLOR": "1", "PYTHONUTF8": "1"}
+    own = environment(root / "_build/config", library) | {"NO_COLOR": "1", "PYTHONUTF8": "1"}
     result = subprocess.run(command, cwd=source, env=os.environ | own, capture_output=True)
     text = re.sub(r"\x1b\[[0-9;]*m", "", (result.stdout + result.stderr).decode(errors="replace"))
     write_atomically(root / "_build/render.log", text.encode())
