@@ -89,8 +89,8 @@ def test_generations(seeds):
     all_drawn([ours, paper])
     assert "better in" in all_drawn([generations.paired_differences(statistics.paired(frame))])
     text = all_drawn(generations.training_curves(curves(seeds, NAMES)))
-    assert all(name in text for name in NAMES) and "training loss, nats" in text and "Two terms of loss" in text
-    assert "Two terms" not in all_drawn(generations.training_curves(curves(seeds, NAMES[:1])))
+    assert all(name in text for name in NAMES) and "training loss, nats" in text and "Two loss terms" in text
+    assert "Two loss terms" not in all_drawn(generations.training_curves(curves(seeds, NAMES[:1])))
     alone = statistics.paired(frame[frame["name"] == "Teacher"])
     assert "points" in drawn(generations.paired_differences(alone))
 

@@ -61,7 +61,7 @@ def training_curves(curves):
     names = list(curves["name"].unique())
     look = {"x": "epoch", "hue": "name", "palette": {name: color(name) for name in names}}
     titles = {
-        "train_loss": ("training loss, nats", "Two terms of loss, so students start higher"),
+        "train_loss": ("training loss, nats", "Two loss terms, so students start higher"),
         "test_error": (ERROR, "Errors drop where the learning rate does"),
     }
     figures = []
@@ -102,8 +102,8 @@ def _beside_teacher(table, panel):
 def teacher_against_student(points):
     """Student error against teacher error, a panel for each source; winners are below the diagonal.
 
-    points: data frame with columns source, name (of the student), teacher, student (%). Where the
-    source is the paper, markers are hollow.
+    points: data frame with columns source, name (of the student), teacher, student (%). The
+    paper's markers are hollow and gray, with a shape for each generation.
     """
     figures = []
     for name, part in points.groupby("source", sort=False):
@@ -112,13 +112,14 @@ def teacher_against_student(points):
         margin = 0.06 * np.ptp(values) + 0.1
         limits = values.min() - 3 * margin, values.max() + margin  # words go below the points
         axis.plot(limits, limits, color=GRAY, linewidth=1)
-        hollow = {"mfc": PAPER} if name.startswith("paper") else {"alpha": 0.8}
-        for student, group in part.groupby("name", sort=False):
-            look = {"data": group, "color": color(student), "label": student}
-            axis.plot("teacher", "student", "o", **look, **hollow)
+        for place, (student, group) in enumerate(part.groupby("name", sort=False)):
+            look = {"color": color(student), "alpha": 0.8, "marker": "o"}
+            if name.startswith("paper"):
+                look = {"color": GRAY, "mfc": PAPER, "marker": "osD^v"[place % 5]}
+            axis.plot("teacher", "student", data=group, label=student, linestyle="", **look)
         wins = (part["student"] < part["teacher"]).sum()
-        heading = f"{name[0].upper()}{name[1:]}: {wins} of {len(part)} students err less"
-        style.title(axis, heading)
+        title = f"{name[0].upper()}{name[1:]}:\n{wins} of {len(part)} students err less"
+        axis.set(title=title)
         axis.set(aspect="equal", xlabel=f"teacher's {ERROR}", ylabel=f"student's {ERROR}")
         axis.set(xlim=limits, ylim=limits)
         note(axis, "student better", (limits[1], limits[0]), (-5, 5))

@@ -1,7 +1,7 @@
 """The book's look, and what its figures share. Bars and bands are 95 % t intervals over seeds.
 
-Every figure is a panel of at most 4.1 inches, 394 pixels, so that a phone shows it at its size;
-several stand side by side where there is room. No type is smaller than `SMALL`, 11 pixels.
+Every figure is a panel of at most 3.5 inches, 336 pixels, so that a phone shows it at its size;
+two stand side by side in a page's column. No type is smaller than `SMALL`, 11 pixels.
 """
 
 import textwrap
@@ -22,7 +22,7 @@ GRAY, LIGHT = "#7d7d7d", "#b5b5b5"  # the paper's values: gray and hollow
 ROLES = {"Teacher": "#0072b2", "BAN-1": "#e69f00", "BAN-2": "#009e73", "BAN-3": "#cc79a7"}
 ROLES |= {"Ens*2": "#d55e00", "Ens*3": "#d55e00", "averaged": "#d55e00", CONTROL: "#56b4e9"}
 ROLES |= {"label+teacher": ROLES["BAN-1"]}
-ERROR, SMALL, WIDE = "test error, %", 8.5, 4.1  # SMALL in points, WIDE in inches
+ERROR, SMALL, WIDE = "test error, %", 8.5, 3.5  # SMALL in points, WIDE in inches
 PLAIN = {"facecolor": PAPER, "edgecolor": "none", "pad": 1}  # behind words that a line would cross
 FONTS = ["DejaVu Sans", "Bitstream Vera Sans", "Verdana", "sans-serif"]  # of one width
 SVG = {"svg.fonttype": "none", "svg.hashsalt": "banlib", "font.sans-serif": FONTS}
@@ -54,7 +54,7 @@ def source(figure):
 def title(axis, text):
     """What a figure shows, over its whole width."""
     look = {"x": 0.02, "ha": "left", "fontsize": "medium", "fontweight": "bold"}
-    axis.figure.suptitle(textwrap.fill(text, 46), **look)
+    axis.figure.suptitle(textwrap.fill(text, 40), **look)
 
 
 def note(axis, text, point, offset=(8, 0), **look):
@@ -98,8 +98,9 @@ def means(axis, frame, name, value, flat=False):
     sns.stripplot(frame, jitter=False, alpha=0.4, size=4, **look)
     look |= {"linestyle": "none", "markersize": 6, "err_kws": {"linewidth": 1.5}}
     sns.pointplot(frame, errorbar=limits, capsize=0.12, **look)
+    axis.margins(**{"x" if flat else "y": 0.12})
     for place, mean in enumerate(average):
-        point, offset = ((mean, place), (0, 5)) if flat else ((place, mean), (6, 0))
+        point, offset = ((mean, place), (0, 5)) if flat else ((place, mean), (3, 4))
         note(axis, number(mean), point, offset)
     axis.set(**{"xlabel" if flat else "ylabel": ERROR, "ylabel" if flat else "xlabel": None})
 
