@@ -17,6 +17,7 @@ import torch
 from bs4 import BeautifulSoup
 
 from banlib import ensemble, explorers
+from banlib.book.scripts import page_script
 from banlib.explorers.explorer import module
 from banlib.explorers.live import Lineage
 from banlib.figures import speed
@@ -107,7 +108,7 @@ def test_widget_and_page_run_the_same_module_without_another_server(shown, kind)
     assert "export function mount(" in code and "export default" in code
     assert "import" not in code.replace("important", "") and "fetch" not in code
     assert {line for line in code.splitlines() if "://" in line and "www.w3.org" not in line} == set()
-    script = explorers.page_script(kind)
+    script = page_script(kind)
     if kind == "live_training":
         assert script == "", "a page has no kernel"
     else:

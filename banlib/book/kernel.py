@@ -19,6 +19,9 @@ from banlib.runs.disk import home, write_atomically
 UNSET = ("MATPLOTLIBRC", "PYTHONSTARTUP", "PYTHONWARNINGS", "PYTHONOPTIMIZE", "PYTHONINSPECT")
 LIBRARY = Path(__file__).parents[2]  # where this banlib is imported from
 BRACES = str.maketrans({"{": "{{", "}": "}}"})  # papermill fills {names} in paths
+# Without a check of addresses that jsonschema would import, whose grammars take seconds to compile.
+RENDER = "import sys; sys.modules['rfc3987_syntax'] = None\n"
+RENDER += "from jupyter_book.cli.main import main; main()"
 PATIENCE = 10  # seconds that a stopped chapter has to save its training
 
 
@@ -115,7 +118,7 @@ def render(root, source, library=LIBRARY):
     """
     new = root / "_build/new"
     shutil.rmtree(new, ignore_errors=True)
-    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
+    command = [sys.executable, "-c", RENDER, "build"]
     command += [source, "--path-output", new, "--all", "-W", "-n", "--keep-going", "-q"]
     own = environment(root / "_build/config", library) | {"NO_COLOR": "1", "PYTHONUTF8": "1"}
     result = subprocess.run(command, cwd=source, env=os.environ | own, capture_output=True)

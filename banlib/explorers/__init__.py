@@ -10,14 +10,14 @@ import torch
 from scipy import stats
 
 from banlib import ensemble as metrics
-from banlib.explorers.explorer import Explorer, page_script
+from banlib.explorers.explorer import Explorer
 from banlib.explorers.live import live_training
 from banlib.explorers.stills import bars, colors
 from banlib.paper import numbers, printed, statistics
 from banlib.runs.recipe import PROFILES, generation_name
 from banlib.teachers import share
 
-__all__ = ["live_training", "page_script"]
+__all__ = ["live_training"]
 MOST_BYTES, MOST_IMAGES = 180_000, 200  # of probabilities and pictures in a page; to walk through
 POWER = 3  # a probability p is the byte 255 p^(1/3): fine near 0, and 1/255^3 is 2^-24
 LEDGER = ("table", "network", "column", "paper", "dataset", "measured", "verdict")

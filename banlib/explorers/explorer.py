@@ -1,7 +1,8 @@
 """An explorer: one ES module over compact data, with a static picture where no script runs.
 
 It is shown twice in one cell: as HTML with the picture and the data, which a rendered page brings
-to life by itself (`page_script`), and as a widget, which hides the HTML and needs no kernel either.
+to life by itself (`book.scripts`), and as a widget, which hides the HTML and needs no kernel
+either.
 """
 
 import html
@@ -20,18 +21,6 @@ def module(kind):
     """The ES module of a kind: what all explorers share, and its own file."""
     files = (FOLDER / f"{name}.js" for name in ("kit", kind))
     return "\n".join(file.read_text(encoding="utf-8") for file in files)
-
-
-def page_script(kind):
-    """An inline script that mounts every explorer of a kind on a page, for the page's end.
-
-    Empty for a kind that needs a kernel.
-    """
-    if kind == "live_training":
-        return ""
-    look = json.dumps((FOLDER / "kit.css").read_text(encoding="utf-8")).replace("</", r"<\/")
-    code = module(kind).replace("</", r"<\/")
-    return f'<script type="module">\n{code}\nmountAll("{kind}", mount, {look});\n</script>'
 
 
 class Widget(anywidget.AnyWidget):

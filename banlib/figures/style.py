@@ -12,11 +12,10 @@ import numpy as np
 import seaborn as sns
 from matplotlib.ticker import MaxNLocator
 
+from banlib.figures import INK, PAPER
 from banlib.paper.numbers import number
 from banlib.paper.statistics import CONTROL, interval
 
-# Tokens: inside the rendered page the builder turns them into the theme's text and background.
-INK, PAPER = "#1f2328", "#fefefe"
 GRAY, LIGHT = "#7d7d7d", "#b5b5b5"  # the paper's values: gray and hollow
 # Okabe and Ito's colors, each for one role and for nothing else.
 ROLES = {"Teacher": "#0072b2", "BAN-1": "#e69f00", "BAN-2": "#009e73", "BAN-3": "#cc79a7"}

@@ -14,8 +14,8 @@ import re
 from docutils import nodes
 from sphinx.errors import ExtensionError
 
-from banlib.explorers import page_script
-from banlib.figures import style
+from banlib import figures
+from banlib.book.scripts import page_script
 
 LEADS = {"Time": "tip", "Predict first": "hint", "What you learned": "important"}
 LEADS |= {"Warning": "warning"}  # all others are notes
@@ -101,8 +101,8 @@ def set_in(text, mark):
         svg = base64.b64decode(image[2]).decode()
         svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
         svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{mark}-{next(marks)}-", svg)
-        svg = svg.replace(style.INK, "currentColor")
-        svg = svg.replace(style.PAPER, "var(--pst-color-background)")
+        svg = svg.replace(figures.INK, "currentColor")
+        svg = svg.replace(figures.PAPER, "var(--pst-color-background)")
         return svg.replace("<svg", f'<svg role="img" aria-label="{image[1]}"', 1)
 
     return IMAGE.sub(picture, text)

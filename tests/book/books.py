@@ -84,15 +84,24 @@ def append_solutions(path):
     path.write_text(json.dumps(chapter), encoding="utf-8")
 
 
+def shared_base(tmp_path_factory):
+    """One folder for all workers of a test run."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+def home_of_books(tmp_path_factory):
+    """Where the real book, and who opens its chapters, find what is trained."""
+    return shared_base(tmp_path_factory) / "home of the real book"
+
+
 @pytest.fixture(scope="session")
 def real_book(tmp_path_factory):
     """The real book, built once: `root` of a copy of this checkout's book with `_build` in it.
 
     Every chapter also runs the solutions of its exercises.
     """
-    base = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        base = base.parent  # one for all workers
+    base = shared_base(tmp_path_factory)
     root = base / "real book"
     with FileLock(base / "real.lock"), pytest.MonkeyPatch.context() as patch:
         if not root.exists():
@@ -103,7 +112,7 @@ def real_book(tmp_path_factory):
                 shutil.copy(ROOT / name, root)
             if (ROOT / "results").exists():
                 shutil.copytree(ROOT / "results", root / "results")
-        patch.setenv("BANLIB_HOME", str(base / "home of the real book"))
+        patch.setenv("BANLIB_HOME", str(home_of_books(tmp_path_factory)))
         book.build(parameters=SETTINGS, root=root)  # the second worker finds everything up to date
     return root
 

@@ -23,7 +23,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
-from banlib import ensemble, explorers
+from banlib import ensemble
+from banlib.book.scripts import page_script
 from banlib.explorers.explorer import module
 from test_explorers import KINDS, everything, lineages
 
@@ -112,7 +113,7 @@ def shown():
 def page(shown, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "page.html"
     figures = "".join(shown[kind].page() for kind in KINDS)
-    scripts = "".join(map(explorers.page_script, KINDS))
+    scripts = "".join(map(page_script, KINDS))
     path.write_text(PAGE.format(figures=figures, scripts=scripts), encoding="utf-8")
     return path.as_uri()
 

@@ -1,6 +1,7 @@
-"""Chapters where people open them: JupyterLab by `banlib lab`, and Notebook 7, each started and driven by a browser."""
+"""Chapters where people open them: JupyterLab by `banlib lab`, and Notebook 7 on the same server, driven by a browser."""
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -10,7 +11,7 @@ import time
 import urllib.request
 
 import pytest
-from books import ROOT, SETTINGS
+from books import ROOT, SETTINGS, home_of_books
 from browsers import browser, visit  # noqa: F401
 
 from banlib.book import lab
@@ -52,21 +53,19 @@ def root(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def served(root, request, monkeypatch, tmp_path_factory):
-    """The address of a running Jupyter: "lab" or "notebook"."""
-    monkeypatch.setenv("BANLIB_HOME", str(tmp_path_factory.getbasetemp() / "home of a reader"))
-    monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(root / "config"))
+@pytest.fixture(scope="module")
+def server(root, tmp_path_factory):
+    """The address of a running Jupyter, which finds trained what the real book of these tests has trained."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    program = ["-c", LAB, root] if request.param == "lab" else ["-m", "notebook", root / "work"]
-    app = "LabApp" if request.param == "lab" else "JupyterNotebookApp"
     options = ["--no-browser", "--allow-root", f"--port={port}", "--IdentityProvider.token=lamp"]
-    options += [f"--{app}.expose_app_in_browser=True", "--ServerApp.port_retries=0"]
-    log = root / f"{request.param}.log"
+    options += [f"--{app}.expose_app_in_browser=True" for app in ("LabApp", "JupyterNotebookApp")]
+    own = {"BANLIB_HOME": str(home_of_books(tmp_path_factory)), "JUPYTER_CONFIG_DIR": str(root / "config")}
+    log = root / "server.log"
     with log.open("wb") as output:
-        server = subprocess.Popen([sys.executable, *program, *options], stdout=output, stderr=output, cwd=root)
+        command = [sys.executable, "-c", LAB, root, *options, "--ServerApp.port_retries=0"]
+        server = subprocess.Popen(command, stdout=output, stderr=output, cwd=root, env=os.environ | own)
     try:
         for _ in range(600):
             assert server.poll() is None, log.read_text()
@@ -75,20 +74,28 @@ def served(root, request, monkeypatch, tmp_path_factory):
                 break
             except OSError:
                 time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/{'lab/tree' if request.param == 'lab' else 'notebooks'}/{{}}?token=lamp"
+        yield f"http://127.0.0.1:{port}/{{}}/{{}}.ipynb?token=lamp"
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(120)
 
 
-@pytest.mark.parametrize("served", ["lab", "notebook"], indirect=True)
-def test_run_all_of_chapter_2_ends_without_a_traceback(browser, root, served):  # noqa: F811
+@pytest.mark.parametrize(
+    ("program", "chapter"),
+    [
+        ("lab/tree", "02_ban_densenet"),
+        ("notebooks", "02_ban_densenet"),
+        ("lab/tree", "03_ensembles"),
+        ("lab/tree", "05_why_it_works"),
+    ],
+)
+def test_run_all_ends_without_a_traceback(browser, root, server, program, chapter):  # noqa: F811
     before = {path: path.read_bytes() for path in (root / "book").rglob("*") if path.is_file()}
-    visit(browser, served.format("02_ban_densenet.ipynb"), width=1440)
+    visit(browser, server.format(program, chapter), width=1440)
     assert "Python 3" in browser.execute_async_script(RUN_ALL)
-    chapter = json.loads((root / "work/02_ban_densenet.ipynb").read_text(encoding="utf-8"))
-    code = [cell for cell in chapter["cells"] if cell["cell_type"] == "code"]
+    saved = json.loads((root / f"work/{chapter}.ipynb").read_text(encoding="utf-8"))
+    code = [cell for cell in saved["cells"] if cell["cell_type"] == "code"]
     assert all(cell["execution_count"] for cell in code)
     assert [output for cell in code for output in cell["outputs"] if output["output_type"] == "error"] == []
-    browser.save_screenshot(str(root / "screen.png"))
+    browser.save_screenshot(str(root / f"{chapter}.png"))
     assert before == {path: path.read_bytes() for path in (root / "book").rglob("*") if path.is_file()}
