@@ -97,12 +97,8 @@ def print_plan(specs, store):
     """What the store lacks of the runs, a line of JSON each, a teacher before its students."""
     for spec in specs:
         if store.status(spec.run_id) != "finished":
-            line = {
-                "id": spec.run_id,
-                "spec": spec.model_dump(mode="json"),
-                "teacher": spec.teacher,
-            }
-            click.echo(json.dumps(line))
+            about = {"spec": spec.model_dump(mode="json"), "teacher": spec.teacher}
+            click.echo(json.dumps({"id": spec.run_id} | about))
 
 
 def emit(report, as_json=False):

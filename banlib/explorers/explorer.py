@@ -45,10 +45,8 @@ class Explorer:
     def __init__(self, kind, number, data, still, caption, source="", scope=""):
         caption = f"{caption.rstrip('.')}. {scope}" if scope else caption
         self.kind, self.data, self.still = kind, data, still
-        self.id, self.title = (
-            f"explorer-{uuid.uuid4().hex[:8]}",
-            f"Figure {number}." if number else "Live training.",
-        )
+        self.id = f"explorer-{uuid.uuid4().hex[:8]}"
+        self.title = f"Figure {number}." if number else "Live training."
         self.text = f"{self.title} {caption}"
         small = f" <small>{html.escape(source)}</small>" if source else ""
         self.caption = f"<b>{self.title}</b> {html.escape(caption)}{small}"

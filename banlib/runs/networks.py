@@ -30,9 +30,8 @@ def unpack(tensors, student, optimizer):
     trained = {name: each for name, each in student.named_parameters() if each.requires_grad}
     expected = {f"network.{name}": tensor for name, tensor in student.state_dict().items()}
     momentum = trained if optimizer.defaults["momentum"] else {}
-    if misfit := difference(
-        tensors, expected | {f"momentum.{name}": momentum[name] for name in momentum}
-    ):
+    expected |= {f"momentum.{name}": momentum[name] for name in momentum}
+    if misfit := difference(tensors, expected):
         what = f"the resume point is refused: {misfit}"
         raise work.RunDamaged(f"{what}; `banlib runs rm` starts the run over")
     student.load_state_dict({name: tensors[f"network.{name}"] for name in student.state_dict()})
@@ -77,10 +76,8 @@ def load_teacher(spec, store, dataset):
         what = f"{spec.name} (run {spec.run_id}) cannot learn from {spec.teacher}"
         raise RunMissing(f"{what}: {missing}") from None
     if run.spec.dataset_digest != spec.dataset_digest:
-        own, other = (
-            f"{each.dataset} ({each.dataset_digest[:8]}, {datasets.facts(each.dataset)})"
-            for each in (spec, run.spec)
-        )
+        form = "{0.dataset} ({0.dataset_digest:.8}, {1})".format
+        own, other = (form(each, datasets.facts(each.dataset)) for each in (spec, run.spec))
         both = f"teacher {run.run_id} learned {other}, its student {spec.run_id} would learn {own}"
         raise ValueError(f"{both}; both need the same classes, image size and images")
     return network_of(run, dataset)
