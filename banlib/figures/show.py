@@ -35,12 +35,9 @@ def figure(number, panels, caption, alt, source, png=False):
     """
     panels = panels if isinstance(panels, list | tuple) else [panels]
     many = f" (panel {{}} of {len(panels)})" if len(panels) > 1 else ""
-    alts = (
-        [alt + many.format(place + 1) for place in range(len(panels))]
-        if isinstance(alt, str)
-        else alt
-    )
-    images = "".join(_image(panel, text) for panel, text in zip(panels, alts, strict=True))
+    if isinstance(alt, str):
+        alt = [alt + many.format(place + 1) for place in range(len(panels))]
+    images = "".join(_image(panel, text) for panel, text in zip(panels, alt, strict=True))
     mark = f"figure-{number.replace('.', '-')}"
     bundle = {
         "text/html": f'<figure class="ban-figure" id="{mark}">{STYLE}<div class="ban-panels">'
@@ -100,22 +97,16 @@ def table(number, frame, caption, source, digits=2, intervals=None, signed=()):
     """
     intervals = intervals or {}
     frame = frame.reset_index() if any(frame.index.names) else frame
-    look = {
-        name: (digits.get(name, 2) if isinstance(digits, dict) else digits, name in signed)
-        for name in frame
-    }
+    decimals = digits if isinstance(digits, dict) else dict.fromkeys(frame, digits)
+    look = {name: (decimals.get(name, 2), name in signed) for name in frame}
     heads = [name for name in frame if name not in intervals.values()]
 
     def texts(text):
-        rows = frame.to_dict("records")
-        return [
-            [_cell(row, name, intervals.get(name), look[name], text) for name in heads]
-            for row in rows
-        ]
+        kinds = [(name, intervals.get(name), look[name], text) for name in heads]
+        return [[_cell(row, *kind) for kind in kinds] for row in frame.to_dict("records")]
 
-    names = [
-        " ".join(map(str, name)).strip() if isinstance(name, tuple) else str(name) for name in heads
-    ]
+    several = (name if isinstance(name, tuple) else (name,) for name in heads)
+    names = [" ".join(map(str, parts)).strip() for parts in several]
     plain = pd.DataFrame(texts(numbers.number), columns=names)
     numeric = [not any(isinstance(value, str | bool) for value in frame[name]) for name in heads]
     mark, label = f"table-{number.replace('.', '-')}", html.escape(caption)

@@ -152,11 +152,12 @@ def side_by_side(plan, workers, progress, where):
     ]
     shown = {"disable": not progress, "file": sys.stderr, "bar_format": BAR}
     shown |= {"mininterval": 0.5 if sys.stderr.isatty() else 10, "total": sum(plan.cost.values())}
-    shown |= {"desc": said(plan, where)}
     try:
         for thread in threads:
             thread.start()
         with tqdm(**shown) as bar:
+            show(plan, bar, where)
+            bar.refresh()
             while any(thread.is_alive() for thread in threads):
                 show(plan, bar, where)
                 for thread in threads:
@@ -176,11 +177,7 @@ def side_by_side(plan, workers, progress, where):
             worker.close()
 
 
-def said(plan, where):
-    return f"{len(plan.done)} of {len(plan.missing)} runs, {where}"
-
-
 def show(plan, bar, where):
-    bar.set_description_str(said(plan, where), refresh=False)
+    bar.set_description_str(f"{len(plan.done)} of {len(plan.missing)} runs, {where}", refresh=False)
     settled = [*plan.done, *plan.failures, *plan.blocked]
     bar.update(sum(plan.cost[key] for key in settled) - bar.n)
