@@ -161,4 +161,4 @@ def test_ensembles(seeds):
     assert "alone" in drawn(ensembles.ensemble_sizes(subsets(seeds, ["Teacher"])))
     both = pd.concat([frame.assign(kind="one lineage"), frame.assign(kind="unrelated labels x2", error=1.0)])
     text = all_drawn([ensembles.lineage_against_teachers(both)])
-    assert "Lowest mean of 4 together: unrelated labels x2" in text
+    assert "Lowest mean of 4: unrelated labels x2" in text

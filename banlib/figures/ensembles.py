@@ -51,5 +51,5 @@ def lineage_against_teachers(frame):
     style.whole_numbers(axis)
     means = frame.groupby(["size", "kind"])["error"].mean()
     largest = means[frame["size"].max()]
-    style.title(axis, f"Lowest mean of {frame['size'].max()} together: {largest.idxmin()}")
+    style.title(axis, f"Lowest mean of {frame['size'].max()}: {largest.idxmin()}")
     return source(figure)

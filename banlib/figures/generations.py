@@ -139,7 +139,7 @@ def paired_differences(table, against="its teacher"):
         note(axis, words, (0.5, row.name), (0, 5), bbox=style.PLAIN, **look)
     axis.axvline(0, color=GRAY, linewidth=1, zorder=0)
     axis.margins(x=0.1)
-    axis.set(xlabel=f"test error minus that of {against}, points", ylim=(len(table) - 0.4, -0.7))
+    axis.set(xlabel=f"test error minus that of\n{against}, points", ylim=(len(table) - 0.4, -0.7))
     return source(figure)
 
 

@@ -28,10 +28,10 @@ def matched_diagram(edges, widths):
         figure, (axis,) = panels(1, WIDE, 2.9)
         for stage, ((taken, grown, given), width) in enumerate(zip(edges, widths, strict=True)):
             heights = np.linspace(taken, grown, 6) if name == "Teacher" else np.full(6, width)
-            axis.bar(9.5 * stage + 1 + np.arange(6), heights, 0.95, color=color(name), alpha=0.45)
-            ends = axis.bar((9.5 * stage, 9.5 * stage + 7), (taken, given), color=INK)
+            axis.bar(10.5 * stage + 1 + np.arange(6), heights, 0.95, color=color(name), alpha=0.45)
+            ends = axis.bar((10.5 * stage, 10.5 * stage + 7), (taken, given), color=INK)
             axis.bar_label(ends, fontsize=SMALL)
-        axis.set_xticks(3.5 + 9.5 * np.arange(3), ["stage 1", "stage 2", "stage 3"])
+        axis.set_xticks(3.5 + 10.5 * np.arange(3), ["stage 1", "stage 2", "stage 3"])
         axis.tick_params(axis="x", length=0)
         axis.set(title=title, ylabel="channels", ylim=(0, 1.05 * max(map(max, edges))))
         figures.append(source(figure))
