@@ -5,8 +5,10 @@ features alone), compiled units, and the library's units that recompute; each be
 network. Seconds are the thread's own, as whatever else runs here would take them from a clock.
 """
 
+import ctypes
 import json
 import multiprocessing
+import platform
 import statistics
 import time
 from functools import partial
@@ -24,7 +26,9 @@ from banlib.models import DenseUnit
 from banlib.runs import accelerate, machine
 from banlib.runs.parameters import check_network
 
-ROUNDS, RIVAL = 15, "WideResNet-16-2"  # whose rate shows what the processor can reach
+ROUNDS, TURN = 15, 0.4  # seconds of a turn, where a step is shorter
+RIVAL = "WideResNet-16-2"  # its rate shows what the processor can reach
+M_MMAP_THRESHOLD = -3  # of mallopt(3)
 DIGITS = {"image_size": 8, "in_channels": 1, "classes": 10}
 
 
@@ -64,10 +68,12 @@ def step_of(name, way, batch, numerics, shape):
     return step
 
 
-def clocked(step, clock=time.thread_time):
+def clocked(step, clock=time.thread_time, times=1):
+    """Seconds of a step, the mean of so many."""
     begun = clock()
-    step()
-    return clock() - begun
+    for _ in range(times):
+        step()
+    return (clock() - begun) / times
 
 
 class Convolutions(TorchDispatchMode):
@@ -91,16 +97,20 @@ def share(step):
 
 
 def peak(*case):
-    """Bytes that a step takes beside its network, in a process that has done nothing else."""
+    """Bytes that a second step takes beside what is held, in a process of its own.
+
+    Each tensor's memory goes back to the system, so that no gap of an allocator is counted.
+    """
     torch.set_num_threads(1)
-    step = step_of(*case)
-    if case[1] == "compiled":
-        step()  # or the compiler is measured; what it leaves behind counts as there before
-    before = timed(lambda images: None, 0, torch.device("cpu"))[1]
-    return timed(lambda images: step(), 0, torch.device("cpu"))[1] - before
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**16)
+    step, device = step_of(*case), torch.device("cpu")
+    step()
+    before = timed(lambda images: None, 0, device)[1]
+    return timed(lambda images: step(), 0, device)[1] - before
 
 
-def measure(name, batch, precision, ways, shape, say=tell):
+def measure(name, batch, precision, ways, shape, most=ROUNDS, say=tell):
     """A dict that JSON can hold; `speed` says how many times as fast as eager each way is."""
     begun, spent = time.perf_counter(), 0
     numerics = machine.numerics(precision, torch.device("cpu"))
@@ -111,12 +121,12 @@ def measure(name, batch, precision, ways, shape, say=tell):
     rival = step_of(RIVAL, "eager", batch, numerics, {}) if not shape else None
     steps |= {RIVAL: rival} if rival else {}
     first = {way: round(clocked(step, time.perf_counter), 2) for way, step in steps.items()}
-    rounds = []
-    while len(rounds) < ROUNDS and time.perf_counter() - begun + spent < LIMIT:
+    rounds, times = [], max(1, round(TURN / clocked(steps["eager"])))
+    while len(rounds) < most and time.perf_counter() - begun + spent < LIMIT:
         start = time.perf_counter()
-        rounds.append({way: clocked(step) for way, step in steps.items()})
+        rounds.append({way: clocked(step, times=times) for way, step in steps.items()})
         spent = time.perf_counter() - start
-        say(f"round {len(rounds)} of {ROUNDS} in {spent:.1f} s")
+        say(f"round {len(rounds)} of {most} in {spent:.1f} s")
     seconds = {way: [each[way] for each in rounds] for way in steps}
     middle = {way: statistics.median(each) for way, each in seconds.items()}
     macs = {way: models.forward_macs(RIVAL if way == RIVAL else name, **shape) for way in steps}
@@ -125,6 +135,7 @@ def measure(name, batch, precision, ways, shape, say=tell):
     return described | {
         "shape": {"image_size": 32, "in_channels": 3, "classes": 100} | shape,
         "rounds": len(rounds),
+        "steps": times,
         "speed": {way: ratio(seconds["eager"], seconds[way]) for way in ways},
         "images_per_second": {way: round(batch / each, 1) for way, each in middle.items()},
         "gflops": {way: round(6e-9 * macs[way] * batch / middle[way], 1) for way in steps},
@@ -156,10 +167,11 @@ def table(result):
 @click.option("--batch", default=128, show_default=True, help="Images in a batch.")
 @click.option("--precision", default="auto", show_default=True, help="auto, bf16, fp32.")
 @click.option("--ways", default=",".join(WAYS), show_default=True, help="Eager is among them.")
+@click.option("--rounds", default=ROUNDS, show_default=True, help="Turns of each way, at most.")
 @click.option("--digits", is_flag=True, help="8x8 images of one channel and ten classes.")
 @click.option("--record", "keep", is_flag=True, help="Keep it in results/benchmarks/.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON alone on standard output.")
-def main(network, batch, precision, ways, digits, keep, as_json):
+def main(network, batch, precision, ways, rounds, digits, keep, as_json):
     chosen = dict.fromkeys(["eager", *ways.split(",")])
     if unknown := [way for way in chosen if way not in WAYS]:
         raise click.UsageError(f"unknown way {unknown[0]!r}; there are {', '.join(WAYS)}")
@@ -169,7 +181,7 @@ def main(network, batch, precision, ways, digits, keep, as_json):
         raise click.UsageError(str(error)) from None
     torch.set_num_threads(1)
     machine.keep_freed_memory()
-    result = measure(name, batch, precision, list(chosen), shape)
+    result = measure(name, batch, precision, list(chosen), shape, rounds)
     if keep:
         tell(record(result, "dense"))
     if as_json:

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from click.testing import CliRunner
 
 from banlib import models
 from banlib.runs import machine
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import dense_block  # noqa: E402
+import dense_step  # noqa: E402
 
 KEEPS = ("all", "bottleneck", "features")
 
@@ -84,3 +86,14 @@ def test_where_nothing_is_learned_it_is_the_eager_one():
 def test_other_units_stay_as_they_are(name):
     """Dropout is theirs alone."""
     assert dense_block.replace(models.build(name, dropout=0.3), "features") == 0
+
+
+def test_every_way_steps_and_convolutions_are_a_share_of_it():
+    for way in dense_step.WAYS.keys() - {"compiled"}:
+        step = dense_step.step_of("DenseNetBC-10-4", way, 4, machine.Numerics("fp32"), dense_step.DIGITS)
+        assert 0 < dense_step.share(step) < 1, way
+
+
+def test_an_unknown_way_is_one_sentence():
+    told = CliRunner().invoke(dense_step.main, ["--ways", "faster"])
+    assert told.exit_code == 2 and "unknown way 'faster'; there are eager, shared" in told.stderr
