@@ -1,6 +1,7 @@
 """The dense block of the benchmarks: the eager block's mathematics, whatever it keeps."""
 
 import copy
+import importlib
 import sys
 from pathlib import Path
 
@@ -13,8 +14,7 @@ from banlib import models
 from banlib.runs import machine
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-import dense_block  # noqa: E402
-import dense_step  # noqa: E402
+dense_block, dense_step = map(importlib.import_module, ("dense_block", "dense_step"))
 
 KEEPS = ("all", "bottleneck", "features")
 
