@@ -122,7 +122,7 @@ def measure(name, batch, precision, ways, shape, most=ROUNDS, say=tell):
     steps |= {RIVAL: rival} if rival else {}
     first = {way: round(clocked(step, time.perf_counter), 2) for way, step in steps.items()}
     rounds, times = [], max(1, round(TURN / clocked(steps["eager"])))
-    while len(rounds) < most and time.perf_counter() - begun + spent < LIMIT:
+    while not rounds or (len(rounds) < most and time.perf_counter() - begun + spent < LIMIT):
         start = time.perf_counter()
         rounds.append({way: clocked(step, times=times) for way, step in steps.items()})
         spent = time.perf_counter() - start
