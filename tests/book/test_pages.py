@@ -39,7 +39,7 @@ def pictures(soup):
 def prose(soup):
     """The text of a page without its code and formulas."""
     article = BeautifulSoup(str(soup.find("article")), "html.parser")
-    for element in article.select("pre, code, math, script, style"):
+    for element in article.select("pre, code, dt.sig, math, script, style"):
         element.decompose()
     return article.text
 
