@@ -250,6 +250,7 @@ def test_a_lock_is_held_by_one_and_leaves_no_note(lock):
 
 @pytest.mark.parametrize("refuse_flock", [False, True])
 def test_a_living_holder_of_this_host_is_waited_for(lock, holder, capfd, monkeypatch, refuse_flock):
+    monkeypatch.setattr(disk, "SILENT", 0)
     process, leave = holder(refuse_flock)
     if refuse_flock:
         import fcntl

@@ -339,7 +339,7 @@ def headline_figure(notebook):
 
 
 def tell(sentence):
-    print(sentence, file=sys.stderr, flush=True)
+    print(f"{sentence}\n", end="", file=sys.stderr, flush=True)  # in one piece beside others
     return sentence
 
 

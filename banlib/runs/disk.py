@@ -25,6 +25,7 @@ NO_FSYNC |= {errno.EPERM, errno.EACCES, errno.EBADF, errno.EISDIR}
 # what reading a damaged or planted file can raise; RuntimeError: torch's, and RecursionError
 STRANGE = (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 STRANGE += (RuntimeError,)
+SILENT = 5  # seconds that a process waits before it says for whom
 PATIENCE = 3  # seconds; in them filelock removes what a dead process of this host held
 _said = set()
 
@@ -153,8 +154,11 @@ def exclusive(path, what, wait=False):
             raise Busy(f"{said}: {file}") from None
         if not wait:
             raise Busy(f"{said}; stop it first") from None
-        print(f"{said}; waiting for it", file=sys.stderr)
-        lock.acquire()
+        try:
+            lock.acquire(timeout=SILENT)
+        except Timeout:
+            print(f"{said}; waiting for it", file=sys.stderr)
+            lock.acquire()
     try:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         holder = {"process": os.getpid(), "host": socket.gethostname(), "since": since}
