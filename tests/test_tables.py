@@ -7,6 +7,7 @@ import pytest
 from banlib import ensemble, models, names
 from banlib.paper import cost, ledger, tables
 from banlib.paper import printed as paper
+from banlib.paper.shrink import shrunk
 from banlib.paper.statistics import interval
 from banlib.runs import datasets, lineage
 from banlib.runs.fit import fit
@@ -320,3 +321,9 @@ def test_every_network_has_its_profiles_recipe_but_shrunk_wide_ones_no_dropout()
             wide = profile is PROFILE and names.parse(spec.network)[1] in ("WideResNet", "MatchWideResNet")
             assert spec.recipe == profile.recipe.model_copy(update={"dropout": 0.0} if wide else {})
             assert spec.recipe.dropout == 0.3 or wide
+
+
+def test_the_thousand_layers_stand_in_is_short_and_no_two_networks_of_a_table_share_one():
+    assert shrunk("PreActResNet-1001", 7, 7.5) == "PreActResNet-74" and shrunk("PreActResNet-1001") == "PreActResNet-1001"
+    for profile in PROFILES.values():
+        assert len({shrunk(name, *profile.shrink) for name in paper.NAMES}) == len(paper.NAMES)
