@@ -212,7 +212,7 @@ def test_when_timing_takes_long_the_others_are_taken_to_be_as_fast(store, monkey
 # Evidence
 
 
-def test_evidence_is_what_the_stores_hold_nearest_to_the_paper(trained, tmp_path):
+def test_evidence_is_what_the_stores_hold_nearest_to_the_paper(trained, monkeypatch):
     store, trained_cells = trained
     found = tables.evidence(stores=[store])
     assert len(found) == 45
@@ -221,6 +221,9 @@ def test_evidence_is_what_the_stores_hold_nearest_to_the_paper(trained, tmp_path
         ("DenseNetBC-90-60", "Baseline")}, "table 2's teacher is a cell of table 1"  # fmt: skip
     assert answered["DenseNetBC-80-120", "Baseline"].references, "compared with table 2's teacher, since that is there"
     assert all(f.cell.profile == "digits" for f in answered.values())
+    lite = PROFILES["cifar100-lite"]
+    early = lite._replace(recipe=lite.recipe.model_copy(update={"lr": 0.1}))  # as a whole lineage was recorded
+    monkeypatch.setitem(PROFILES, "cifar100-lite", early)
     shipped = tables.evidence(1, stores=[store, Store(lineage.RESULTS)])
     row = {f.cell.column: f for f in shipped if f.cell.network == "DenseNetBC-90-60"}
     assert {f.cell.profile for f in row.values()} == {"cifar100-lite"} and list(row["BAN-3"].members) == [0]

@@ -155,18 +155,13 @@ def recorded(store=None):
             key = *alike.pop(), spec.objective, spec.temperature, spec.weights
             lineage = groups.setdefault(key, {})
             lineage[spec.seed] = max(lineage.get(spec.seed, []), chain, key=len)
-    found = []
+    found, taught = [], {run.spec.teacher for run in runs.values()}
     for (network, dataset, recipe, *_), seeds in groups.items():
         gens, seeds = max(map(len, seeds.values())) - 1, dict(sorted(seeds.items()))
         settings = Settings(profile_of(dataset, network, recipe), network, gens, tuple(seeds))
-        found.append(Lineages(settings, seeds))
-    # A teacher alone is a group of its own, by its objective: it stays if nobody learned from it.
-    taught = {run.spec.teacher for run in runs.values()}
-    found = [
-        lineages
-        for lineages in found
-        if lineages.settings.gens or any(c[0].run_id not in taught for c in lineages.runs.values())
-    ]
+        # A teacher alone is a group by its objective: it stays if nobody learned from it.
+        if gens or any(chain[0].run_id not in taught for chain in seeds.values()):
+            found.append(Lineages(settings, seeds))
     return sorted(found, key=lambda lineages: -lineages.settings.gens)
 
 
@@ -195,6 +190,9 @@ def whole(store):
 
 
 def profile_of(dataset, network, recipe):
-    """The profile that trains with this dataset and recipe, or a nameless one."""
-    same = (each for each in PROFILES.values() if (each.dataset, each.recipe) == (dataset, recipe))
-    return next(same, Profile("own", dataset, network, recipe, 0, 1, None))
+    """The profile that trains with this dataset and recipe; or its like, named for another rate."""
+    for each in (each for each in PROFILES.values() if each.dataset == dataset):
+        if each.recipe == recipe.model_copy(update={"lr": each.recipe.lr}):
+            other = {"name": f"{each.name} at rate {recipe.lr:g}", "recipe": recipe}
+            return each if each.recipe == recipe else each._replace(**other)
+    return Profile("own", dataset, network, recipe, 0, 1, None)

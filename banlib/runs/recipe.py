@@ -193,7 +193,7 @@ DIGITS = Recipe(
     test_every=10,
 )
 ELSEWHERE = Recipe(epochs=1, lr_milestones=(), precision="fp32")  # of weights that are imported
-LITE = Recipe(epochs=10, lr_milestones=(3, 6, 8))
+LITE = Recipe(epochs=10, lr=0.4, lr_milestones=(3, 6, 8))  # lr by `campaign.RULE`, too
 PAPER = Recipe(test_every=5)
 _sizes = (
     Profile("digits", "digits", "DenseNetBC-16-8", DIGITS, 3, 16, 1, (7, 7.5), 8),
