@@ -17,9 +17,10 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from banlib.paper import tables
 from banlib.runs import cluster, engines
 from banlib.runs.planner import Lost
-from banlib.runs.recipe import BadInput
+from banlib.runs.recipe import PROFILES, BadInput
 from banlib.runs.store import Store
 from children import outcome
 from conftest import recipe, tiny_spec
@@ -65,8 +66,11 @@ def patiently(start):
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
-    """A store that was filled in this process, and the specs of two lineages."""
-    store, specs = Store(tmp_path_factory.mktemp("here")), lineages()
+    """A store that was filled in this process, and its specs: the digits' table 1, two seeds, an epoch of each run."""
+    digits, short = PROFILES["digits"], {"epochs": 1, "lr_milestones": (), "test_every": 1}
+    profile = digits._replace(recipe=digits.recipe.model_copy(update=short))
+    store, specs = Store(tmp_path_factory.mktemp("here")), tables.specs_of(tables.plan(1, profile, seeds=(0, 1)))
+    assert len(specs) == 30
     assert engines.train_missing(specs, store, "cpu", 1, 1, progress=False, engine="here") == []
     return store, specs
 
