@@ -200,8 +200,7 @@ def test_every_solution_runs_in_its_chapter(real_book, chapter):  # noqa: F811
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", ALL_PAGES)
 def test_a_page_is_whole_quiet_and_open_to_all(browser, real_book, name, width, theme):  # noqa: F811
-    axe = (width, theme) in {("desktop", "light"), ("phone", "dark")}  # it takes long, and these have each width and color
-    assert findings(browser, real_book / f"_build/html/book/{name}.html", WIDTHS[width], theme, axe) == {}
+    assert findings(browser, real_book / f"_build/html/book/{name}.html", WIDTHS[width], theme) == {}
 
 
 def test_a_link_shows_its_entry_to_pointer_and_keyboard_alike(browser, real_book):  # noqa: F811
