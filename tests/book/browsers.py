@@ -1,10 +1,14 @@
 """Chromium, driven by chromedriver; tests that want it are skipped where it is missing."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
 WIDE = """
 const scrolls = e => e && (getComputedStyle(e).overflowX !== "visible" || scrolls(e.parentElement));
@@ -53,11 +57,11 @@ def browser():
     window.quit()
 
 
-def visit(browser, address, width=1280, theme="light"):
-    """Open a page (a path, or text) in a window of this width and color scheme."""
+def visit(browser, address, width=1280, theme="light", height=844):
+    """Open a page (a path, or text) in a window of this size and color scheme."""
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
-        {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 700},
+        {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 700},
     )
     scheme = [{"name": "prefers-color-scheme", "value": theme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
@@ -83,3 +87,74 @@ def findings(browser, page, width, theme):
     }
     assert browser.execute_script("return document.documentElement.dataset.theme") == theme
     return {kind: what for kind, what in found.items() if what}
+
+
+def all_of(where, selector):
+    return where.find_elements(By.CSS_SELECTOR, selector)
+
+
+def said(root):
+    """What a screen reader hears: all text that is announced when it changes."""
+    return " ".join(part.text for part in all_of(root, "[aria-live]"))
+
+
+def play(driver, root):
+    """Use every control by keyboard, those that can be clicked or dragged by mouse too. Returns their names.
+
+    The announced text changes with each.
+    """
+    names, controls = [], "input, select, button, svg[tabindex]"
+    for place in range(len(all_of(root, controls))):
+        control = all_of(root, controls)[place]
+        driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", control)
+        tag, kind, name = control.tag_name, control.get_attribute("type"), control.accessible_name
+        assert name, control.get_attribute("outerHTML")
+        if not control.is_enabled():
+            continue
+        row = bool(control.get_attribute("aria-expanded"))  # of the ledger, which opens
+
+        def changes(use, row=row, name=name):
+            heard = (lambda: root.text) if row else (lambda: said(root))
+            before = heard()
+            use()
+            assert heard() != before, f"{name}: {before}"
+
+        if tag == "select":
+            keys = [Keys.DOWN, Keys.UP] if control.get_property("selectedIndex") == 0 else [Keys.UP, Keys.DOWN]
+            changes(lambda: control.send_keys(keys[0]))  # noqa: B023
+            control.send_keys(keys[1])  # so that the next control has something to do
+        elif kind == "range":
+            low, high, value = (float(control.get_property(each)) for each in ("min", "max", "value"))
+            changes(lambda: control.send_keys(Keys.LEFT if value == high else Keys.RIGHT))  # noqa: B023
+            right = 2 * float(control.get_property("value")) < low + high  # there is room for the drag
+            far = control.size["width"] * (0.3 if right else -0.3)
+            drag = ActionChains(driver).click_and_hold(control).move_by_offset(round(far), 0).release()
+            changes(drag.perform)
+        elif kind == "checkbox":
+            changes(lambda: control.send_keys(Keys.SPACE))  # noqa: B023
+            changes(control.click)
+            control.click()  # so that the presets have something to do
+        elif tag == "svg":
+            changes(lambda: control.send_keys(Keys.RIGHT))  # noqa: B023
+        else:
+            changes(control.click)
+        names.append(name)
+    return names
+
+
+def train_live(driver, wait, root, seed):
+    """Live training of a lineage that is not in the store, started, stopped, and gone on with."""
+    [field], [start, stop] = all_of(root, "input"), all_of(root, "button")
+    field.clear()
+    field.send_keys(str(seed))
+    start.click()
+    wait.until(lambda _: re.search(r"Training\. Teacher, epoch \d+ of", said(root)))
+    stop.click()
+    wait.until(lambda _: "Stopped; nothing is lost" in said(root))
+    assert start.text == "Go on" and len(all_of(root, "polyline")) >= 2
+    epoch = int(re.search(r"epoch (\d+)", said(root))[1])
+    start.click()
+    wait.until(lambda _: re.search(r"Training\. \w+-?\d?, epoch \d+", said(root)))
+    assert "BAN-1" in said(root) or int(re.search(r"epoch (\d+)", said(root))[1]) >= epoch
+    stop.click()
+    wait.until(lambda _: "Stopped" in said(root) or "Finished" in said(root))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -12,7 +13,8 @@ import urllib.request
 
 import pytest
 from books import ROOT, SETTINGS, home_of_books
-from browsers import browser, visit  # noqa: F401
+from browsers import all_of, browser, play, train_live, visit  # noqa: F401
+from selenium.webdriver.support.wait import WebDriverWait
 
 from banlib.book import lab
 
@@ -28,6 +30,7 @@ const pause = () => new Promise(resolve => setTimeout(resolve, 200));
   const panel = app.shell.currentWidget;
   await panel.context.ready;
   await panel.sessionContext.ready;
+  panel.content.notebookConfig = { ...panel.content.notebookConfig, windowingMode: "none" }; // no cell is left undrawn
   await app.commands.execute("notebook:run-all-cells");
   while (panel.sessionContext.session.kernel.status !== "idle") await pause();
   await panel.context.save();
@@ -91,7 +94,7 @@ def server(root, tmp_path_factory):
         ("lab/workspaces/third/tree", "05_why_it_works"),
     ],
 )
-def test_run_all_ends_without_a_traceback(browser, root, server, program, chapter):  # noqa: F811
+def test_run_all_ends_without_a_traceback_and_every_control_moves(browser, root, server, program, chapter):  # noqa: F811
     before = {path: path.read_bytes() for path in (root / "book").rglob("*") if path.is_file()}
     visit(browser, server.format(program, chapter), width=1440)
     browser.execute_script(RUN_ALL)
@@ -104,4 +107,11 @@ def test_run_all_ends_without_a_traceback(browser, root, server, program, chapte
     assert all(cell["execution_count"] for cell in code)
     assert [output for cell in code for output in cell["outputs"] if output["output_type"] == "error"] == []
     browser.save_screenshot(str(root / f"{program.split('/')[0]}-{chapter}.png"))
+    explorers = all_of(browser, ".ban-live")
+    assert len(explorers) == len(re.findall(r"^explorers\.\w+\(", "\n".join("".join(cell["source"]) for cell in code), re.M))
+    for explorer in explorers:
+        if "Nothing is trained yet" in explorer.text:
+            train_live(browser, WebDriverWait(browser, 300, poll_frequency=1), explorer, seed=len(program))
+        else:
+            assert len(play(browser, explorer)) >= 6
     assert before == {path: path.read_bytes() for path in (root / "book").rglob("*") if path.is_file()}
