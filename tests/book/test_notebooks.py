@@ -80,8 +80,10 @@ def test_is_plain_markdown_that_any_front_end_shows(chapter):
     for lead in re.findall(r"^> \*\*(.+?)\*\*", prose, re.M):
         assert lead in ("Time.", "Predict first.", "Your guess and the outcome.", "What you learned.", "Note.", "Warning."), lead
     for cell in json.loads(chapter.path.read_text(encoding="utf-8"))["cells"]:
-        assert set(cell["metadata"]) <= {"tags"} and not cell.get("outputs")
+        assert set(cell["metadata"]) <= {"tags", "jupyter"} and not cell.get("outputs")
         assert set(cell["metadata"].get("tags", [])) <= {"parameters", "hide-input", "remove-cell", "remove-stderr"}
+        folded = {"hide-input", "remove-cell"} & set(cell["metadata"].get("tags", []))  # on the page; so also in Jupyter
+        assert cell["metadata"].get("jupyter") == ({"source_hidden": True} if folded else None)
     assert len(re.findall("^<details>", prose, re.M)) == len(re.findall("^</details>$", prose, re.M)) == 6
 
 
