@@ -45,7 +45,7 @@ clean:  ## remove the rendered book and caches; trained runs, data and .venv sta
 	@echo "Making .venv from requirements.lock (once; a few minutes, about 6.5 GB on Linux)"
 	rm -rf .venv
 	"$(PYTHON)" -m venv .venv
-	.venv/bin/python -m pip install --require-hashes --requirement requirements.lock
+	.venv/bin/python -m pip install --no-compile --require-hashes --requirement requirements.lock
 	touch $@
 
 .venv/installed: .venv/locked pyproject.toml

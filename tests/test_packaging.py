@@ -394,7 +394,7 @@ def make(folder, *goals, python=None):
 
 
 VENV = "-m venv .venv"
-PACKAGES = "-m pip install --require-hashes --requirement requirements.lock"
+PACKAGES = "-m pip install --no-compile --require-hashes --requirement requirements.lock"
 LIBRARY = "-m pip install --no-deps --no-build-isolation --editable ."
 
 
