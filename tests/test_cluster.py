@@ -284,10 +284,12 @@ def test_a_run_has_a_gpu_or_the_cores_it_is_told(nodes, asked, place):
         cluster.places(nodes, "cuda:1", None, None)
 
 
-def test_what_arrives_damaged_is_not_committed(here, tmp_path):
+def test_what_arrives_damaged_is_not_committed(store, tmp_path):
     """A flipped bit, and a run under another's id."""
-    store, first, second = Store(tmp_path), here[1][0].run_id, here[1][1].run_id
-    contents = cluster.files(here[0], first)
+    sender, specs = Store(tmp_path), lineages(seeds=(0,))
+    assert engines.train_missing(specs, sender, "cpu", 1, 1, progress=False) == []
+    first, second = (spec.run_id for spec in specs)
+    contents = cluster.files(sender, first)
     weights = bytearray(contents["weights.safetensors"])
     weights[1000] ^= 1
     for run_id, sent in ((first, contents | {"weights.safetensors": bytes(weights)}), (second, contents)):
@@ -295,4 +297,4 @@ def test_what_arrives_damaged_is_not_committed(here, tmp_path):
             cluster.receive(store, run_id, sent)
     assert store.ids() == []
     cluster.receive(store, first, contents)
-    assert outcome(store.load(first)) == outcome(here[0].load(first))
+    assert outcome(store.load(first)) == outcome(sender.load(first))

@@ -384,7 +384,8 @@ def make(folder, *goals, python=None):
     """Run make; return its result and the requests that the stand-in for Python got."""
     log = folder.parent / "log"
     log.write_text("")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")} | {"LOG": str(log)}
+    outer = "ARGS", "MAKE"  # of the make that runs these tests
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(outer)} | {"LOG": str(log)}
     result = subprocess.run(
         ["make", *goals, f"PYTHON={python or folder.parent / 'python'}"],
         cwd=folder, env=environment, capture_output=True, text=True,
