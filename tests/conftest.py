@@ -10,6 +10,11 @@ from banlib.runs import datasets
 from banlib.runs.recipe import PROFILES, Recipe, RunSpec
 
 
+def pytest_collection_modifyitems(items):
+    """Ray's tests come first: they mostly wait, and with several workers the others run meanwhile."""
+    items.sort(key=lambda item: item.path.name != "test_cluster.py")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def home_of_the_session(tmp_path_factory):
     """For what is made once for several tests."""
