@@ -21,7 +21,7 @@ from banlib.cli.group import group
 from banlib.paper import printed
 from banlib.paper.ledger import VERDICTS
 from banlib.runs import datasets, fit, lineage
-from banlib.runs.recipe import CONTROLS, PROFILES
+from banlib.runs.recipe import CONTROLS, PROFILES, Settings
 from banlib.runs.store import Store
 from conftest import TINY, recipe, tiny_spec
 
@@ -505,10 +505,9 @@ def test_the_ledger_has_every_printed_error(banlib, store):
     assert {row["verdict"] for row in rows} <= set(VERDICTS)
     [shipped] = [row for row in rows if (row["network"], row["column"]) == ("DenseNetBC-90-60", "Baseline")]
     lite = PROFILES["cifar100-lite"]
-    recorded = [json.loads(path.read_text()) for path in lineage.RESULTS.glob("*/run.json")]
-    teachers = [each["results"]["test_error"] for each in recorded
-                if (each["spec"]["dataset"], each["spec"]["recipe"]) == ("cifar100", lite.recipe.model_dump(mode="json"))
-                and each["spec"]["network"] == lite.network and each["spec"]["generation"] == 0]  # fmt: skip
+    specs = [spec for [spec, *_] in lineage.plan(Settings(lite, lite.network, 0, tuple(range(16)))).values()]
+    records = Store(lineage.RESULTS)
+    teachers = [records.load(spec.run_id).error for spec in specs if records.status(spec.run_id) == "finished"]
     assert shipped["profile"] == lite.name and shipped["measured"] == pytest.approx(sum(teachers) / len(teachers))
     assert next(row for row in rows if row["network"] == "PreActResNet-1001")["measured"] is None
     assert not store.root.exists(), "reading made something"

@@ -211,6 +211,8 @@ def test_a_profile_is_known_by_its_recipe():
     assert lineage.profile_of("digits", digits.network, digits.recipe) is digits
     own = lineage.profile_of("digits", digits.network, RECIPE)
     assert own.name == "own" and own.recipe == RECIPE
+    slow = digits.recipe.model_copy(update={"lr": 0.05})
+    assert lineage.profile_of("digits", digits.network, slow) == digits._replace(name="digits at rate 0.05", recipe=slow)
 
 
 def test_the_records_in_the_repository_are_whole():

@@ -167,13 +167,12 @@ def recorded(store=None):
 
 def recorded_controls(lineages, store=None):
     """{control: {seed: Run}} of recorded `Lineages`: those controls that are recorded too."""
-    store, specs = store or Store(RESULTS), controls(lineages.settings)
-    runs, ids = {name: {} for name in specs}, set(store.ids())
-    for name, by_seed in specs.items():
-        for seed, spec in by_seed.items():
-            if spec.run_id in ids:
-                runs[name][seed] = store.load(spec.run_id)
-    return runs
+    store = store or Store(RESULTS)
+    ids = set(store.ids())
+    return {
+        name: {seed: store.load(spec.run_id) for seed, spec in specs.items() if spec.run_id in ids}
+        for name, specs in controls(lineages.settings).items()
+    }
 
 
 def whole(store):
@@ -191,8 +190,9 @@ def whole(store):
 
 def profile_of(dataset, network, recipe):
     """The profile that trains with this dataset and recipe; or its like, named for another rate."""
-    for each in (each for each in PROFILES.values() if each.dataset == dataset):
-        if each.recipe == recipe.model_copy(update={"lr": each.recipe.lr}):
-            other = {"name": f"{each.name} at rate {recipe.lr:g}", "recipe": recipe}
-            return each if each.recipe == recipe else each._replace(**other)
+    for profile in PROFILES.values():
+        same = recipe.model_copy(update={"lr": profile.recipe.lr})
+        if (profile.dataset, profile.recipe) == (dataset, same):
+            name = f"{profile.name} at rate {recipe.lr:g}"
+            return profile if same == recipe else profile._replace(name=name, recipe=recipe)
     return Profile("own", dataset, network, recipe, 0, 1, None)

@@ -57,11 +57,11 @@ def browser():
     window.quit()
 
 
-def visit(browser, address, width=1280, theme="light", height=844):
-    """Open a page (a path, or text) in a window of this size and color scheme."""
+def visit(browser, address, width=1280, theme="light"):
+    """Open a page (a path, or text) in a window of this width and color scheme."""
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
-        {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 700},
+        {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 700},
     )
     scheme = [{"name": "prefers-color-scheme", "value": theme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
@@ -111,31 +111,29 @@ def play(driver, root):
         assert name, control.get_attribute("outerHTML")
         if not control.is_enabled():
             continue
-        row = bool(control.get_attribute("aria-expanded"))  # of the ledger, which opens
+        heard = (lambda part: part.text) if control.get_attribute("aria-expanded") else said  # a row that opens
 
-        def changes(use, row=row, name=name):
-            heard = (lambda: root.text) if row else (lambda: said(root))
-            before = heard()
-            use()
-            assert heard() != before, f"{name}: {before}"
+        def changes(use, *given, name=name, heard=heard):
+            before = heard(root)
+            use(*given)
+            assert heard(root) != before, f"{name}: {before}"
 
         if tag == "select":
-            keys = [Keys.DOWN, Keys.UP] if control.get_property("selectedIndex") == 0 else [Keys.UP, Keys.DOWN]
-            changes(lambda: control.send_keys(keys[0]))  # noqa: B023
-            control.send_keys(keys[1])  # so that the next control has something to do
+            first, second = (Keys.DOWN, Keys.UP) if control.get_property("selectedIndex") == 0 else (Keys.UP, Keys.DOWN)
+            changes(control.send_keys, first)
+            control.send_keys(second)  # so that the next control has something to do
         elif kind == "range":
             low, high, value = (float(control.get_property(each)) for each in ("min", "max", "value"))
-            changes(lambda: control.send_keys(Keys.LEFT if value == high else Keys.RIGHT))  # noqa: B023
+            changes(control.send_keys, Keys.LEFT if value == high else Keys.RIGHT)
             right = 2 * float(control.get_property("value")) < low + high  # there is room for the drag
-            far = control.size["width"] * (0.3 if right else -0.3)
-            drag = ActionChains(driver).click_and_hold(control).move_by_offset(round(far), 0).release()
-            changes(drag.perform)
+            far = round(control.size["width"] * (0.3 if right else -0.3))
+            changes(ActionChains(driver).click_and_hold(control).move_by_offset(far, 0).release().perform)
         elif kind == "checkbox":
-            changes(lambda: control.send_keys(Keys.SPACE))  # noqa: B023
+            changes(control.send_keys, Keys.SPACE)
             changes(control.click)
             control.click()  # so that the presets have something to do
         elif tag == "svg":
-            changes(lambda: control.send_keys(Keys.RIGHT))  # noqa: B023
+            changes(control.send_keys, Keys.RIGHT)
         else:
             changes(control.click)
         names.append(name)

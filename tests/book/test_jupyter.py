@@ -107,11 +107,12 @@ def test_run_all_ends_without_a_traceback_and_every_control_moves(browser, root,
     assert all(cell["execution_count"] for cell in code)
     assert [output for cell in code for output in cell["outputs"] if output["output_type"] == "error"] == []
     browser.save_screenshot(str(root / f"{program.split('/')[0]}-{chapter}.png"))
-    explorers = all_of(browser, ".ban-live")
-    assert len(explorers) == len(re.findall(r"^explorers\.\w+\(", "\n".join("".join(cell["source"]) for cell in code), re.M))
-    for explorer in explorers:
+    made = re.findall(r"^explorers\.\w+\(", "\n".join("".join(cell["source"]) for cell in code), re.M)
+    wait = WebDriverWait(browser, 300, poll_frequency=1)
+    wait.until(lambda _: len(all_of(browser, ".ban-live")) == len(made) > 0)
+    for explorer in all_of(browser, ".ban-live"):
         if "Nothing is trained yet" in explorer.text:
-            train_live(browser, WebDriverWait(browser, 300, poll_frequency=1), explorer, seed=len(program))
+            train_live(browser, wait, explorer, seed=len(program))  # of another lineage in each program
         else:
             assert len(play(browser, explorer)) >= 6
     assert before == {path: path.read_bytes() for path in (root / "book").rglob("*") if path.is_file()}
