@@ -80,15 +80,10 @@ def runs(settings, names=(), objective="label+teacher", temperature=1.0):
     return list({spec.run_id: spec for chain in chains for spec in chain}.values())
 
 
-def rates(profile, tried, seeds):
-    """{rate: [RunSpec]} of the profile's teacher at each of the rates, tested on held-out ones."""
-    specs = {}
-    for rate in tried:
-        recipe = profile.recipe.model_copy(update={"lr": rate})
-        held_out = profile._replace(dataset=f"{profile.dataset}-dev", recipe=recipe)
-        chains = plan(Settings(held_out, profile.network, 0, seeds))
-        specs[rate] = [teacher for (teacher,) in chains.values()]
-    return specs
+def held_out(profile, recipe, seeds):
+    """[RunSpec] of the profile's teacher, trained by recipe and tested on held-out images."""
+    profile = profile._replace(dataset=f"{profile.dataset}-dev", recipe=recipe)
+    return runs(Settings(profile, profile.network, 0, seeds))
 
 
 def raise_lineages(
@@ -191,7 +186,7 @@ def whole(store):
 def profile_of(dataset, network, recipe):
     """The profile that trains with this dataset and recipe; or its like, named for another rate."""
     for profile in PROFILES.values():
-        same = recipe.model_copy(update={"lr": profile.recipe.lr})
+        same = recipe.at(profile.recipe.lr)
         if (profile.dataset, profile.recipe) == (dataset, same):
             name = f"{profile.name} at rate {recipe.lr:g}"
             return profile if same == recipe else profile._replace(name=name, recipe=recipe)

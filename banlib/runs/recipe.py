@@ -84,6 +84,15 @@ class Recipe(Frozen):
         """The learning rate of an epoch, counted from 1."""
         return self.lr * self.lr_factor ** sum(epoch > last for last in self.lr_milestones)
 
+    def at(self, rate):
+        """The same recipe with another learning rate."""
+        return self.model_copy(update={"lr": float(rate)})
+
+    def lasting(self, epochs):
+        """The same recipe stretched or shortened, its milestones too."""
+        milestones = tuple(round(last * epochs / self.epochs) for last in self.lr_milestones)
+        return self.model_copy(update={"epochs": epochs, "lr_milestones": milestones})
+
 
 class RunSpec(Frozen):
     """Everything that determines a trained network; its hash is the run id.
