@@ -5,7 +5,7 @@ import time
 import pytest
 
 from banlib.runs import campaign, engines, fit
-from banlib.runs.campaign import choose_rate, steps
+from banlib.runs.campaign import choose, choose_rate, steps
 from banlib.runs.fit import OutOfTime
 from banlib.runs.recipe import PROFILES, Profile, generation_name
 from banlib.runs.store import Store
@@ -21,6 +21,23 @@ SMALL = Profile("tiny", "digits", "DenseNetBC-10-4", recipe(epochs=2, lr_milesto
 ])  # fmt: skip
 def test_the_rate_is_doubled_while_the_error_falls_else_halved(errors, best, tried):
     assert choose_rate(errors.__getitem__) == (best, {rate: errors[rate] for rate in tried})
+
+
+@pytest.mark.parametrize("lowest, length", [
+    ({20: 8.5, 40: 8.2, 80: 8.0}, 20),
+    ({20: 8.51, 40: 8.5, 80: 8.0}, 40),
+    ({20: 12.0, 40: 8.51, 80: 8.0}, 80),
+    ({20: 9.0, 40: 8.0, 80: 8.6}, 40),
+])  # fmt: skip
+def test_the_shortest_training_within_half_a_point_is_chosen(lowest, length):
+    best = {20: 0.4, 40: 0.2, 80: 0.1}  # rate of each length
+    own = PROFILES["digits"].recipe
+
+    def error_of(tried):
+        assert tried.lr_milestones == tuple(round(share * tried.epochs) for share in (0.3, 0.6, 0.8))
+        return lowest[tried.epochs] + abs(tried.lr - best[tried.epochs])
+
+    assert choose(own, lowest, error_of) == own.lasting(length).at(best[length])
 
 
 def names(specs):
@@ -122,12 +139,14 @@ def test_what_is_finished_is_copied_when_time_is_up(small, tmp_path, monkeypatch
 def test_the_rule_is_obeyed_before_anything_else(small, tmp_path, monkeypatch):
     monkeypatch.setattr(campaign, "choose_rate", lambda error_at: (0.2, {0.1: error_at(0.1), 0.2: error_at(0.2)}))
     records, store = tmp_path / "records", Store(tmp_path / "store")
-    with pytest.raises(RuntimeError, match=r"^the rule chooses rate 0.2 of \{0.1: .*\}, tiny has 0.1: change it first$"):
+    with pytest.raises(RuntimeError, match=r"^the rule chooses 2 epochs at rate 0.2 for tiny: change its recipe first$"):
         run("auto", records, store=store)
     specs = [store.load(run_id).spec for run_id in store.ids()]
     assert {(spec.dataset, spec.recipe.lr) for spec in specs} == {("digits-dev", 0.1), ("digits-dev", 0.2)}
     assert Store(records).ids() == store.ids(), "the search is recorded"
     found = {spec.recipe.lr: [store.load(spec.run_id).results["test_error"]] for spec in specs}
-    assert campaign.searched(SMALL, records) == dict(sorted(found.items()))
+    assert campaign.searched(SMALL, records) == {2: dict(sorted(found.items()))}
+    longer = SMALL._replace(recipe=SMALL.recipe.lasting(4))
+    assert campaign.searched(longer, records) == campaign.searched(SMALL, records), "of all lengths"
     with pytest.raises(ValueError, match="unknown step 'control'; did you mean 'controls'"):
         run("control", records, store=store)

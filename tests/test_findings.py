@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from banlib.paper import findings, ledger, numbers, printed, statistics
+from conftest import recipe
 
 ANSWERS = {  # differences over three seeds, in points, less is better: half-widths of about 0.5
     "better": [-1.0, -1.2, -0.8],
@@ -174,12 +175,17 @@ def test_a_teacher_is_described_by_its_spread():
     assert "In one seed" in words(findings.teacher(frame(Teacher=[9.0])))
 
 
-def test_the_search_for_a_rate_names_its_rivals():
-    search = {0.1: [9.0, 9.2, 9.1], 0.2: [8.0, 8.3, 8.1], 0.4: [8.3, 8.0, 8.3]}
-    text = words(findings.rates(search, 0.2))
-    assert "Of 3 rates, 0.2 has the lowest" in text and "the one used here; 0.4 can't be told from it" in text
-    assert "while this profile trains at 0.1." in words(findings.rates({0.2: [8.0, 8.3], 0.1: [9.0, 9.3001]}, 0.1))
-    assert "No search" in words(findings.rates({}, 0.1))
+def test_the_search_for_a_recipe_names_its_rivals():
+    own = recipe(epochs=80, lr=0.2)
+    tried = {0.1: [9.0, 9.2, 9.1], 0.2: [8.0, 8.3, 8.1], 0.4: [8.3, 8.0, 8.3]}
+    text = words(findings.search({80: tried}, own))
+    assert "Of 3 rates, 0.2 has the lowest" in text and text.endswith("the one used here; 0.4 can't be told from it.")
+    other = {80: {0.2: [8.0, 8.3], 0.1: [9.0, 9.3001]}}
+    assert words(findings.search(other, own.at(0.1))).endswith("while this profile trains at 0.1.")
+    assert "No search" in words(findings.search({}, own)) and "No search" in words(findings.search({40: tried}, own))
+    shorter = {20: {0.1: [19.0, 21.0], 0.4: [18.0, 18.5]}, 40: {0.4: [10.0, 10.5]}} | {80: tried}
+    text = words(findings.search(shorter, own))
+    assert "best rate of each length" in text and text.endswith("18.25 % after 20, 10.25 % after 40 and 8.13 % after 80.")
 
 
 def test_table_2_counts_clear_students_by_family():

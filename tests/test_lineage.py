@@ -105,11 +105,13 @@ def test_controls_are_raised_beside(raised, monkeypatch):
     assert seen == [(7, "Teacher"), (7, "labels x2")] and list(few) == [7]
 
 
-def test_rates_are_tried_on_held_out_images():
-    specs = lineage.rates(PROFILES["digits"], [0.1, 0.2], (0, 1))
-    assert {rate: [(spec.dataset, spec.recipe.lr, spec.seed) for spec in each] for rate, each in specs.items()} == {
-        rate: [("digits-dev", rate, 0), ("digits-dev", rate, 1)] for rate in (0.1, 0.2)
-    }
+def test_recipes_are_tried_on_held_out_images():
+    digits = PROFILES["digits"]
+    specs = lineage.held_out(digits, digits.recipe.at(0.2), (0, 1))
+    assert [(spec.dataset, spec.recipe.lr, spec.seed, spec.generation) for spec in specs] == [
+        ("digits-dev", 0.2, 0, 0),
+        ("digits-dev", 0.2, 1, 0),
+    ]
 
 
 def test_loading_trains_nothing(raised, tmp_path, monkeypatch):
@@ -211,7 +213,7 @@ def test_a_profile_is_known_by_its_recipe():
     assert lineage.profile_of("digits", digits.network, digits.recipe) is digits
     own = lineage.profile_of("digits", digits.network, RECIPE)
     assert own.name == "own" and own.recipe == RECIPE
-    slow = digits.recipe.model_copy(update={"lr": 0.05})
+    slow = digits.recipe.at(0.05)
     assert lineage.profile_of("digits", digits.network, slow) == digits._replace(name="digits at rate 0.05", recipe=slow)
 
 

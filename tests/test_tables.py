@@ -222,7 +222,7 @@ def test_evidence_is_what_the_stores_hold_nearest_to_the_paper(trained, monkeypa
     assert answered["DenseNetBC-80-120", "Baseline"].references, "compared with table 2's teacher, since that is there"
     assert all(f.cell.profile == "digits" for f in answered.values())
     lite = PROFILES["cifar100-lite"]
-    early = lite._replace(recipe=lite.recipe.model_copy(update={"lr": 0.1}))  # as a whole lineage was recorded
+    early = lite._replace(recipe=lite.recipe.at(0.1))  # as a whole lineage was recorded
     monkeypatch.setitem(PROFILES, "cifar100-lite", early)
     shipped = tables.evidence(1, stores=[store, Store(lineage.RESULTS)])
     row = {f.cell.column: f for f in shipped if f.cell.network == "DenseNetBC-90-60"}

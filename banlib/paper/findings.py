@@ -137,22 +137,31 @@ def teacher(errors):
     )
 
 
-def rates(search, rate):
-    """The search for a rate, {rate: [held-out error of each seed, %]}, and the rate used."""
-    if not search:
-        return f"No search for a rate is recorded for this profile, which trains at {rate:g}."
-    best = min(search, key=lambda each: sum(search[each]) / len(search[each]))
-    error = numbers.interval(*st.interval(search[best]), text=data)
-    used = "the one used here" if best == rate else f"while this profile trains at {rate:g}"
-    text = (
-        f"Of {data(len(search))} rates, {best:g} has the lowest held-out error, {error} %, {used}"
+def search(found, recipe):
+    """Found, {epochs: {rate: [held-out error of each seed, %]}}, beside the recipe that is used."""
+    tried = found.get(recipe.epochs)
+    if not tried:
+        return f"No search for a rate is recorded for this profile, which trains at {recipe.lr:g}."
+    means = {
+        epochs: {rate: sum(errors) / len(errors) for rate, errors in by_rate.items()}
+        for epochs, by_rate in found.items()
+    }
+    best = min(tried, key=means[recipe.epochs].get)
+    error = numbers.interval(*st.interval(tried[best]), text=data)
+    used = (
+        "the one used here" if best == recipe.lr else f"while this profile trains at {recipe.lr:g}"
     )
+    text = f"Of {data(len(tried))} rates, {best:g} has the lowest held-out error, {error} %, {used}"
     level = []
-    for other in search.keys() - {best}:
-        difference = st.difference(pd.Series(search[other]) - pd.Series(search[best]))
+    for other in tried.keys() - {best}:
+        difference = st.difference(pd.Series(tried[other]) - pd.Series(tried[best]))
         level += [other] if st.word(difference) != "worse" else []
     rivals = listed(f"{other:g}" for other in sorted(level)) if level else ""
-    return f"{text}; {rivals} can't be told from it." if level else f"{text}."
+    text += f"; {rivals} can't be told from it." if level else "."
+    if len(means) < 2:
+        return text
+    ends = [f"{data(min(by_rate.values()))} % after {data(n)}" for n, by_rate in means.items()]
+    return f"{text} With the best rate of each length in epochs, it is {listed(ends)}."
 
 
 def students(errors, controls, student="BAN-1"):
