@@ -161,7 +161,10 @@ def own_settings(kind, threads=None, deterministic=False):
 def seeded(seed, device):
     """The global generators set to seed inside, and as they were after."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        if device.type == "cpu":
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed writes down its callers
+        else:
+            torch.manual_seed(seed)
         yield
 
 
@@ -237,12 +240,22 @@ def cores(root=ROOT):
     return max(1, min(counts))
 
 
+_counted = {}  # of a network that is trained again and again
+
+
 def step_memory(network, shape, batch, precision):
     """Bytes that a training step holds at its peak, about.
 
     What autograd keeps for the backward pass, counted on the meta device; weights, gradients and
     momentum; a few gradients under way. shape: (channels, height, width). The network stays.
     """
+    key = repr(network), shape, batch, precision
+    if key not in _counted:
+        _counted[key] = count_step_memory(network, shape, batch, precision)
+    return _counted[key]
+
+
+def count_step_memory(network, shape, batch, precision):
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     network = copy.deepcopy(network).to("meta", dtype).train()
     parameters = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
