@@ -150,3 +150,17 @@ def test_the_rule_is_obeyed_before_anything_else(small, tmp_path, monkeypatch):
     assert campaign.searched(longer, records) == campaign.searched(SMALL, records), "of all lengths"
     with pytest.raises(ValueError, match="unknown step 'control'; did you mean 'controls'"):
         run("control", records, store=store)
+
+
+def test_seeds_are_trained_one_after_the_other(small, tmp_path, monkeypatch):
+    """So that what is finished can be compared: by cost, the teachers of all seeds would come first."""
+    taken = []
+
+    def side_by_side(plan, *_):
+        while spec := plan.ready():
+            taken.append((spec.seed, spec.name))
+            plan.settle(spec)
+
+    monkeypatch.setattr(engines, "side_by_side", side_by_side)
+    campaign.run(jobs=2, only="controls", records=tmp_path / "records", store=Store(tmp_path / "store"))
+    assert [seed for seed, _ in taken] == [0] * 5 + [1] * 5 and taken[0] == (0, "Teacher")

@@ -179,7 +179,7 @@ def test_the_search_for_a_recipe_names_its_rivals():
     own = recipe(epochs=80, lr=0.2)
     tried = {0.1: [9.0, 9.2, 9.1], 0.2: [8.0, 8.3, 8.1], 0.4: [8.3, 8.0, 8.3]}
     text = words(findings.search({80: tried}, own))
-    assert "Of 3 rates, 0.2 has the lowest" in text and text.endswith("the one used here; 0.4 can't be told from it.")
+    assert "Of 3 rates, 0.2 has the lowest" in text and text.endswith("used here; 0.4 can't be told from it.")
     other = {80: {0.2: [8.0, 8.3], 0.1: [9.0, 9.3001]}}
     assert words(findings.search(other, own.at(0.1))).endswith("while this profile trains at 0.1.")
     assert "No search" in words(findings.search({}, own)) and "No search" in words(findings.search({40: tried}, own))

@@ -313,19 +313,6 @@ def without_kernel(notebook):
     return notebook
 
 
-def headline(root=None):
-    """Copy the headline figure of the last rendering to book/assets/, where the README shows it.
-
-    Not part of `build`: the file is committed, and changes when somebody means it to.
-    """
-    root = find_root(root)
-    stamp = read_stamp(root, HEADLINE[0])
-    if stamp is None or stamp["inputs"]["parameters"]:
-        what = f"{HEADLINE[0]} has not been executed with its own parameters"
-        raise BookError(f"{what}, so there is no headline figure; run `banlib book` first")
-    return shutil.copy(root / "_build/source/book/assets/headline.png", root / "book/assets")
-
-
 def headline_figure(notebook):
     """The PNG that a chapter glued as `headline`."""
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]

@@ -57,8 +57,7 @@ def data(name, as_json):
 )
 @flag("--force", help="Run and render everything, changed or not.")
 @flag("--no-render", help="Run the chapters alone.")
-@flag("--headline", help="Then copy chapter 2's figure to book/assets/, for the README.")
-def book(profile, device, parameters, force, no_render, headline, as_json):
+def book(profile, device, parameters, force, no_render, as_json):
     """Run every chapter whose inputs changed through papermill, then render to _build/html.
 
     What is trained already is loaded. A misspelt parameter is refused before anything runs.
@@ -77,8 +76,6 @@ def book(profile, device, parameters, force, no_render, headline, as_json):
     try:
         with shared.to_stderr():
             built = book.build(profile, device, given, force=force, render=not no_render)
-            if headline:
-                book.headline()
     except book.BookError as error:
         raise click.ClickException(str(error)) from None  # it may list warnings, one a line
     page = built.page and str(built.page)

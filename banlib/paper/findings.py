@@ -112,15 +112,12 @@ def _called(name):
 
 def time(reading, *several):
     """A chapter's time box. reading: minutes or None; several: `Lineages`, or lists of runs."""
-    runs = {run.run_id: run for each in several for run in _runs(each)}.values()
+    lists = [each if isinstance(each, list) else sum(each.runs.values(), []) for each in several]
+    runs = {run.run_id: run for each in lists for run in each}.values()
     words = f"Reading takes about {reading} minutes. " if reading else ""
     minutes = data(sum(run.results["seconds"] for run in runs) / 60, 1)
     hardware = st.everywhere(runs, "hardware")
     return f"{words}The networks on this page took {minutes} minutes of one process ({hardware})."
-
-
-def _runs(several):
-    return several if isinstance(several, list) else sum(several.runs.values(), [])
 
 
 def teacher(errors):
@@ -142,26 +139,17 @@ def search(found, recipe):
     tried = found.get(recipe.epochs)
     if not tried:
         return f"No search for a rate is recorded for this profile, which trains at {recipe.lr:g}."
-    means = {
-        epochs: {rate: sum(errors) / len(errors) for rate, errors in by_rate.items()}
-        for epochs, by_rate in found.items()
-    }
-    best = min(tried, key=means[recipe.epochs].get)
-    error = numbers.interval(*st.interval(tried[best]), text=data)
-    used = (
-        "the one used here" if best == recipe.lr else f"while this profile trains at {recipe.lr:g}"
-    )
-    text = f"Of {data(len(tried))} rates, {best:g} has the lowest held-out error, {error} %, {used}"
-    level = []
-    for other in tried.keys() - {best}:
-        difference = st.difference(pd.Series(tried[other]) - pd.Series(tried[best]))
-        level += [other] if st.word(difference) != "worse" else []
-    rivals = listed(f"{other:g}" for other in sorted(level)) if level else ""
-    text += f"; {rivals} can't be told from it." if level else "."
-    if len(means) < 2:
-        return text
-    ends = [f"{data(min(by_rate.values()))} % after {data(n)}" for n, by_rate in means.items()]
-    return f"{text} With the best rate of each length in epochs, it is {listed(ends)}."
+    means = pd.DataFrame(found).map(lambda each: sum(each) / len(each), na_action="ignore")
+    best = means[recipe.epochs].idxmin()
+    used = "used here" if best == recipe.lr else f"while this profile trains at {recipe.lr:g}"
+    error = f"{numbers.interval(*st.interval(tried[best]), text=data)} %, {used}"
+    text = f"Of {data(len(tried))} rates, {best:g} has the lowest held-out error, {error}"
+    apart = {rate: st.difference(pd.Series(tried[rate]) - pd.Series(tried[best])) for rate in tried}
+    level = [f"{rate:g}" for rate in tried if rate != best and st.word(apart[rate]) != "worse"]
+    text += f"; {listed(level)} can't be told from it." if level else "."
+    ends = [f"{data(error)} % after {data(epochs)}" for epochs, error in means.min().items()]
+    several = f" With the best rate of each length in epochs, it is {listed(ends)}."
+    return text + several if len(ends) > 1 else text
 
 
 def students(errors, controls, student="BAN-1"):

@@ -25,7 +25,6 @@ How long the digits' networks train is chosen for the reader's time: each of
 taken whose mean held-out error is at most half a point above the lowest."""
 
 START = 0.1
-HALF_A_POINT = 0.5
 PROFILE = PROFILES["cifar100-lite"]
 STEPS = ("rate", "controls", "compute", "generations", "objectives", "table 2", "longer")
 UNFINISHED = "unfinished"  # folder of records: the resume points that a later session goes on from
@@ -52,7 +51,7 @@ def choose(recipe, lengths, error_of):
     for lasting in map(recipe.lasting, lengths):
         rate, tried = choose_rate(lambda rate, own=lasting: error_of(own.at(rate)))
         found.append((tried[rate], lasting.at(rate)))
-    limit = min(error for error, _ in found) + HALF_A_POINT
+    limit = min(error for error, _ in found) + 0.5
     return next(recipe for error, recipe in found if error <= limit)
 
 
@@ -64,25 +63,24 @@ def obey(profile, seeds, lengths, store, records, how):
         train(specs, {}, store, records, how)
         runs = [place_of(spec.run_id, store, records).load(spec.run_id) for spec in specs]
         mean = sum(run.results["test_error"] for run in runs) / len(runs)
-        at = f"{recipe.epochs} epochs at rate {recipe.lr:g}"
-        print(f"{profile.name}, {at}: {mean:.2f} % of {len(runs)} seeds", flush=True)
+        print(f"{profile.name}, {recipe.epochs} epochs, {recipe.lr:g}: {mean:.2f} %", flush=True)
         return mean
 
     best = choose(profile.recipe, lengths, error_of) if seeds else profile.recipe
     if best != profile.recipe:
-        found = f"the rule chooses {best.epochs} epochs at rate {best.lr:g}"
-        raise RuntimeError(f"{found} for {profile.name}: change its recipe first")
+        chosen = f"{best.epochs} epochs at rate {best.lr:g} for {profile.name}"
+        raise RuntimeError(f"the rule chooses {chosen}: change its recipe first")
 
 
 def searched(profile, records=lineage.RESULTS):
     """{epochs: {rate: [held-out error of each seed, %]}} of the searches that were recorded."""
-    found, own = {}, (f"{profile.dataset}-dev", profile.network)
+    found, own = {}, [f"{profile.dataset}-dev", profile.network]
     for record in Store(records).overview().values():
-        spec, recipe = record["spec"], record["spec"]["recipe"]
-        alike = profile.recipe.lasting(recipe["epochs"]).at(recipe["lr"])
-        if (spec["dataset"], spec["network"], recipe) == (*own, alike.model_dump(mode="json")):
-            tried = found.setdefault(alike.epochs, {})
-            tried.setdefault(alike.lr, []).append(record["results"]["test_error"])
+        spec, error = record["spec"], record["results"]["test_error"]
+        alike = profile.recipe.lasting(spec["recipe"]["epochs"]).at(spec["recipe"]["lr"])
+        wanted = [*own, alike.model_dump(mode="json")]
+        if [spec[name] for name in ("dataset", "network", "recipe")] == wanted:
+            found.setdefault(alike.epochs, {}).setdefault(alike.lr, []).append(error)
     return {epochs: dict(sorted(tried.items())) for epochs, tried in sorted(found.items())}
 
 
@@ -139,18 +137,18 @@ def run(
 
 
 def train(specs, plans, store, records, how, whole=False):
-    """Train what is missing, and copy what is finished to records, however this ends.
+    """Train what is missing, seed by seed, and copy what is finished to records, however this ends.
 
     Lineages with all probabilities if whole, else light; teachers with their weights.
     """
     teachers = {spec.teacher for plan in (*plans.values(), specs) for spec in plan}
     missing = [
         spec
-        for spec in specs
+        for spec in sorted(specs, key=lambda spec: spec.seed)
         if not place_of(spec.run_id, store, *([] if spec.run_id in teachers else [records]))
     ]
     try:
-        for sentence in train_missing(missing, store, threads=1, **how):
+        for sentence in train_missing(missing, store, threads=1, by_cost=False, **how):
             print(sentence, flush=True)
     finally:
         for spec in specs:

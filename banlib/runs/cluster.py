@@ -136,12 +136,6 @@ class Session:
             except ray.exceptions.RayError:  # it was lost just now
                 continue
 
-    def finished_elsewhere(self, spec):
-        """Whether a worker had finished the run when it was lost."""
-        if self.root is None:
-            self.collect([spec.run_id])
-        return self.store.status(spec.run_id) == "finished"
-
     def reference(self, teacher):
         """[reference to a teacher's files], which travel if a node lacks them; or None."""
         if teacher is None or self.root is not None:
@@ -248,7 +242,9 @@ class Slot:
             return f"{what}: {last_line(error)}"
         except ray.exceptions.RayError as error:
             self.close()
-            if self.session.finished_elsewhere(spec):
+            if self.session.root is None:  # it may have been finished when its worker was lost
+                self.session.collect([spec.run_id])
+            if store.status(spec.run_id) == "finished":
                 return None
             self.session.lost[spec.run_id] += 1
             if self.session.lost[spec.run_id] <= RETRIES:

@@ -42,12 +42,13 @@ def train_missing(
     until=math.inf,
     engine="auto",
     address=None,
+    by_cost=True,
     **how,
 ):
     """Train what the store lacks of `specs`, in which a teacher stands before its students.
 
     jobs: how many side by side, see `default_jobs`; until: a time.monotonic() at which OutOfTime is
-    raised; address: of a Ray cluster, see `cluster.train`; how: see `fit.fit`. Returns a sentence
+    raised; address: of a Ray cluster; by_cost: see `Plan`; how: see `fit.fit`. Returns a sentence
     for each failure, which names the runs that it blocks; all others are trained.
     """
     named("engine", engine, ENGINES)
@@ -63,7 +64,7 @@ def train_missing(
     jobs = jobs or (default_jobs(threads, device) if work > BRIEF else 1)
     jobs = max(1, min(jobs, len(missing)))
     here = engine == "here" or (engine == "auto" and jobs == 1)
-    plan = Plan(missing, until, by_cost=not here)
+    plan = Plan(missing, until, by_cost=by_cost and not here)
     if here:
         options = {"threads": threads, "progress": progress, "until": until} | how
         attend(plan, lambda spec: outcome(spec, store, chosen, **options))

@@ -469,23 +469,6 @@ def test_widgets_and_paths_stay_out_of_the_page():
     assert kept["metadata"]["papermill"] == {"duration": 3.5}
 
 
-def test_the_headline_is_the_chapters_figure(copy):
-    fresh = (copy / "_build/source/book/assets/headline.png").read_bytes()
-    assert fresh.startswith(b"\x89PNG")
-    committed = copy / "book/assets/headline.png"
-    committed.unlink(missing_ok=True)
-    assert book.Path(book.headline(copy)) == committed and committed.read_bytes() == fresh
-
-
-def test_no_headline_from_other_parameters(tmp_path):
-    root = small_book(tmp_path, chapters=("02_ban_densenet",))
-    for parameters in (None, {"gens": 1}):
-        if parameters:
-            book.build(parameters=parameters, root=root, render=False)
-        with pytest.raises(book.BookError, match="has not been executed with its own parameters"):
-            book.headline(root)
-
-
 def test_without_a_headline_the_book_says_so(tmp_path):
     root = small_book(tmp_path, chapters=("02_ban_densenet",))
     write_chapter(root, "02_ban_densenet", "# Two", PARAMETERS)
