@@ -1,4 +1,6 @@
-"""In which precision and layout does a network train fastest here? Ways take turns.
+"""In which precision and layout, and with or without oneDNN, does a network train fastest here?
+
+Ways take turns.
 
 `machine.numerics` answers by a rule; this tells where the rule is wrong. Its trial once chose for
 each run, and a busy machine then chose other numerics for the second of two runs of one spec.
@@ -6,6 +8,7 @@ each run, and a busy machine then chose other numerics for the second of two run
 
 import copy
 import functools
+import itertools
 import statistics
 import time
 
@@ -19,15 +22,19 @@ from banlib.runs.parameters import check_network
 
 
 def candidates(device):
-    """The `machine.Numerics` worth trying: bf16 only where the rule would take it."""
+    """(`machine.Numerics`, whether with oneDNN) of all ways worth trying; the rule's is the first.
+
+    bf16 only where the rule would take it, oneDNN's absence only where it would be there.
+    """
     precisions = dict.fromkeys([machine.numerics("auto", device).precision, "fp32"])
-    layouts = ("channels last", "contiguous")
-    return [machine.Numerics(precision, layout) for precision in precisions for layout in layouts]
+    kinds = itertools.product(precisions, machine.LAYOUTS)
+    ways = [(machine.Numerics(*kind), True) for kind in kinds]
+    return ways + [(way, False) for way, _ in ways if device.type == "cpu"]
 
 
 def race(network, shape, batch, device, ways):
     """Median seconds of a step in each way: five rounds or more; fewer if ten seconds are over."""
-    steps = [step_in(network, shape, batch, device, way) for way in ways]
+    steps = [step_in(network, shape, batch, device, *way) for way in ways]
     for step in steps:
         step()  # the first also allocates
     begun, rounds, spent = time.perf_counter(), [], 0
@@ -37,7 +44,7 @@ def race(network, shape, batch, device, ways):
     return [statistics.median(each) for each in zip(*rounds, strict=True)]
 
 
-def step_in(network, shape, batch, device, way):
+def step_in(network, shape, batch, device, way, onednn=True):
     """A function that takes a step with a copy of the network on made-up images: its seconds."""
     with machine.seeded(0, device):
         images = torch.randn(batch, *shape).to(device).contiguous(memory_format=way.memory_format)
@@ -45,7 +52,9 @@ def step_in(network, shape, batch, device, way):
     network = copy.deepcopy(network).to(device, memory_format=way.memory_format).train()
 
     def step():
-        with machine.seeded(0, device):  # for dropout
+        backend = torch.backends.mkldnn
+        read, write = (functools.partial(act, backend, "enabled") for act in (getattr, setattr))
+        with machine.seeded(0, device), machine.held(read, write, onednn):  # seeded for dropout
             begun = time.perf_counter()
             with way.autocast(device):
                 logits = network(images)
@@ -59,24 +68,27 @@ def step_in(network, shape, batch, device, way):
 
 
 option = functools.partial(click.option, show_default=True)
+CASES = {"cifar100": (100, 3, 32), "digits": (10, 1, 8)}  # classes, channels, size
 
 
 @click.command(help=__doc__)
 @option("--network", default="DenseNetBC-22-12")
+@option("--images", type=click.Choice(list(CASES)), default="cifar100", help="Of this shape.")
 @option("--batch", default=128)
 @option("--device", default="auto")
-def main(network, batch, device):
+def main(network, images, batch, device):
+    classes, channels, size = CASES[images]
     try:
-        device, network = machine.choose_device(device), models.build(check_network(network))
+        device = machine.choose_device(device)
+        network = models.build(check_network(network), classes, channels, size)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     machine.keep_freed_memory()
-    ways, rule = candidates(device), machine.numerics("auto", device)
-    seconds = dict(zip(ways, race(network, (3, 32, 32), batch, device, ways), strict=True))
-    for way in ways:
-        mark = "  <- the rule's" if way == rule else ""
-        times = seconds[way] / seconds[rule]
-        click.echo(f"{1000 * seconds[way]:8.1f} ms, {times:5.2f} times the rule's: {way}{mark}")
+    ways = candidates(device)
+    seconds = race(network, (channels, size, size), batch, device, ways)
+    for (way, onednn), each in zip(ways, seconds, strict=True):
+        name = f"{way}{'' if onednn else ', without oneDNN'}"
+        click.echo(f"{1000 * each:8.1f} ms, {each / seconds[0]:5.2f} times the rule's: {name}")
     click.echo(f"on {machine.hardware(device)}, {torch.get_num_threads()} threads")
 
 
