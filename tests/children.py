@@ -20,7 +20,7 @@ from banlib.runs.store import Store
 from banlib.views import draw_epoch
 
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["banlib.runs.lineage", "torch._dynamo", "sklearn.datasets"])
+context.set_forkserver_preload(["banlib.runs.lineage"])
 TIMES = {"seconds", "train_seconds", "last_start_seconds", "images_per_second"}
 
 
@@ -38,6 +38,12 @@ def train(specs, root, save_seconds=0):
     fit.SAVE_SECONDS = save_seconds
     for spec in specs:
         fit.fit(spec, Store(root), "cpu", threads=1, progress=False)
+
+
+def train_lightly(specs, root):
+    """`train`, without what takes seconds to import and is not needed: torch's compiler, scikit-learn."""
+    train(specs, root)
+    assert not {"torch._dynamo", "torch._inductor", "sklearn", "pandas"} & set(sys.modules)
 
 
 def train_and_tell(specs, root, told):

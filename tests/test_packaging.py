@@ -15,8 +15,6 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from banlib.paper import printed as paper
-
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 REQUIREMENTS = [Requirement(r) for r in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]]
@@ -326,7 +324,7 @@ def test_version_license_and_citation_agree():
     assert titles == [("Born Again Neural Networks", 2018), ("Born Again Networks", 2017)]
     later, workshop = ([author["family-names"] for author in r["authors"]] for r in citation["references"])
     assert later == ["Furlanello", "Lipton", "Tschannen", "Itti", "Anandkumar"]
-    assert [name for name in later if name in paper.CITATION] == workshop
+    assert workshop == [name for name in later if name != "Tschannen"], "who joined for the 2018 version"
 
 
 # A clean repository
@@ -399,7 +397,7 @@ PACKAGES = "-m pip install --no-compile --require-hashes --requirement requireme
 LIBRARY = "-m pip install --no-deps --no-build-isolation --editable ."
 
 
-@pytest.mark.parametrize("goal, command", [("book", "book"), ("lab", "lab"), ("test", "-m pytest -n 3 --dist worksteal")])
+@pytest.mark.parametrize("goal, command", [("book", "book"), ("lab", "lab"), ("test", "-m pytest -n 4 --dist worksteal")])
 def test_make_installs_from_the_lock_once_then_does_its_job(checkout, goal, command):
     result, asked = make(checkout, goal)
     assert result.returncode == 0, result.stderr

@@ -190,9 +190,8 @@ def run(spec, store, device, as_json, **how):
 @option("--table", "number", default="both", help="1, 2 or both.")
 @option("--profile", default="nearest", help="This profile's runs alone; nearest to the paper's.")
 @flag("--why", help="Also print the rule, and what each verdict rests on.")
-@click.option("--csv", "form", flag_value="csv", help="Print comma-separated values.")
-@click.option("--markdown", "form", flag_value="markdown", help="Print a Markdown table.")
-def show_ledger(number, profile, why, form, as_json):
+@flag("--csv", help="Print comma-separated values.")
+def show_ledger(number, profile, why, csv, as_json):
     """All 45 errors that the paper's two tables print: paper, measured, interval, verdict.
 
     Nothing is trained: runs are looked for in the store and among the records in results/.
@@ -211,14 +210,11 @@ def show_ledger(number, profile, why, form, as_json):
     from banlib.paper import ledger, tables
 
     found = ledger.ledger(tables.evidence(number, profile))
-    short = ["table", "network", "column", "paper", "measured", "ci95", "seeds", "profile"]
     if as_json:
         return shared.emit(found, as_json)
-    if form == "csv":
+    if csv:
         return click.echo(found.to_csv(index=False), nl=False)
-    if form == "markdown":
-        cells = found[[*short, "verdict"]].fillna("")
-        return click.echo(cells.to_markdown(index=False, floatfmt=".2f"))
+    short = ["table", "network", "column", "paper", "measured", "ci95", "seeds", "profile"]
     print_verdicts(found, [*short, "verdict", *(["why"] if why else [])])
     if why:
         click.echo(f"\n{ledger.RULE}")

@@ -105,7 +105,7 @@ def probe(network, profile, device):
     facts, flops, times = datasets.facts(profile.dataset), 6 * macs(network, profile.dataset), []
     batch = max(2, min(profile.recipe.batch, int(PROBE_FLOP / flops)))  # few for a large network
     numerics = machine.numerics(profile.recipe.precision, device)
-    with machine.thread_count(profile.threads), machine.seeded(0, device):
+    with machine.own_settings(device.type, profile.threads), machine.seeded(0, device):
         student = models.build(network, facts.classes, facts.channels, facts.image_size).to(device)
         images = torch.rand(batch, facts.channels, facts.image_size, facts.image_size).to(device)
         layout = {"memory_format": numerics.memory_format}

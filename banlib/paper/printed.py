@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from banlib.runs.parameters import check_network, plain_python
 from banlib.runs.recipe import BadInput
 
-CITATION = "Furlanello, Lipton, Itti and Anandkumar, Born Again Networks (2017 workshop version)"
-
 
 @dataclass(frozen=True)
 class Row:

@@ -5,6 +5,7 @@ a resumed run sees what an undisturbed one would have seen.
 """
 
 import contextlib
+import inspect
 import math
 import os
 import re
@@ -107,6 +108,14 @@ def alone():
         _turn.release()
 
 
+class SGD(torch.optim.SGD):
+    """torch's, without guards for its compiler, which would be imported: it takes two seconds."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
+    zero_grad = inspect.unwrap(torch.optim.SGD.zero_grad)
+    add_param_group = inspect.unwrap(torch.optim.SGD.add_param_group)
+
+
 class Training:
     """A run under way: what its epochs need, and what is known of those that are finished."""
 
@@ -127,7 +136,7 @@ class Training:
         self.student.to(device, memory_format=layout)
         own = {name: getattr(recipe, name) for name in ("momentum", "weight_decay", "nesterov")}
         # foreach: a loop's bits in 3/4 of its time, unlike fused
-        self.optimizer = torch.optim.SGD(self.student.parameters(), recipe.lr, **own, foreach=True)
+        self.optimizer = SGD(self.student.parameters(), recipe.lr, **own, foreach=True)
         if tensors:
             unpack(tensors, self.student, self.optimizer)
 

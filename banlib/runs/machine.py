@@ -32,7 +32,6 @@ LIMITS = (
 QUOTAS = (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"])
 UNTOLD = (OSError, ValueError, KeyError, ImportError)  # where a system does not tell
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
-_counted = {}  # of `step_memory`
 
 
 class Numerics(NamedTuple):
@@ -112,18 +111,16 @@ def refusal(name):
 
 @contextlib.contextmanager
 def held(read, write, value):
-    """A setting of the process is `value` inside, and afterwards as it was."""
+    """A setting of the process is `value` inside, and afterwards as it was. Written if it differs:
+    to write one of torch's imports its compiler, which takes two seconds."""
     before = read()
-    write(value)
     try:
+        if before != value:
+            write(value)
         yield
     finally:
-        write(before)
-
-
-def thread_count(threads):
-    """threads: of the CPU; None leaves them."""
-    return held(torch.get_num_threads, torch.set_num_threads, threads or torch.get_num_threads())
+        if read() != before:
+            write(before)
 
 
 @contextlib.contextmanager
@@ -147,8 +144,8 @@ def own_settings(kind, threads=None, deterministic=False):
     contexts += [
         held(same, torch.use_deterministic_algorithms, deterministic),
         held(torch.get_default_dtype, torch.set_default_dtype, torch.float32),
-        *(thread_count(threads), torch.inference_mode(False), torch.enable_grad()),
-        torch.autocast(kind, enabled=False),
+        held(torch.get_num_threads, torch.set_num_threads, threads or torch.get_num_threads()),
+        *(torch.inference_mode(False), torch.enable_grad(), torch.autocast(kind, enabled=False)),
     ]
     if torch.get_default_device().type != "cpu":  # it costs time at each call, so only if
         contexts.append(torch.device("cpu"))
@@ -241,15 +238,11 @@ def cores(root=ROOT):
 def step_memory(network, shape, batch, precision):
     """Bytes that a training step holds at its peak, about.
 
-    What autograd keeps for the backward pass, counted on the meta device; weights, gradients and
+    What autograd keeps for the backward pass, counted for two images; weights, gradients and
     momentum; a few gradients under way. shape: (channels, height, width). The network stays.
     """
-    if (key := (repr(network), shape, batch, precision)) in _counted:
-        return _counted[key]
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    network = copy.deepcopy(network).to("meta", dtype).train()
+    network, kept, part = copy.deepcopy(network).train(), {}, 2 if precision == "bf16" else 1
     parameters = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
-    kept = {}
 
     def keep(tensor):
         storage = tensor.untyped_storage()
@@ -257,13 +250,14 @@ def step_memory(network, shape, batch, precision):
             kept[storage._cdata] = storage  # holds it, so that no other gets its number
         return tensor
 
-    with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        network(torch.empty(2, *shape, dtype=dtype)).sum()
-    sizes = [storage.nbytes() * batch // 2 for storage in kept.values()]
+    images = torch.zeros(2, *shape, device=next(network.parameters()).device)
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with torch.random.fork_rng([]), hooks:  # dropout draws
+        network(images).sum()
+    sizes = [storage.nbytes() * batch // 2 // part for storage in kept.values()]
     weights = sum(parameter.numel() for parameter in network.parameters())
     each = 3 * 4 + (2 if precision == "bf16" else 0)
-    _counted[key] = sum(sizes) + 3 * max(sizes, default=0) + each * weights
-    return _counted[key]
+    return sum(sizes) + 3 * max(sizes, default=0) + each * weights
 
 
 # Names
