@@ -1,6 +1,7 @@
 """Every test has its own BANLIB_HOME, one thread, and, where it trains, a network small enough to train in a second."""
 
 import contextlib
+import os
 
 import pytest
 import torch
@@ -11,10 +12,11 @@ from banlib.runs.recipe import PROFILES, Recipe, RunSpec
 
 
 def pytest_collection_modifyitems(items):
-    """What takes longest begins first: of three workers, one builds the real book, another waits for Ray."""
+    """What takes longest begins first: of several workers, one builds the real book, the last waits for Ray."""
     pages, ray = ([item for item in items if item.path.name == f"test_{name}.py"] for name in ("pages", "cluster"))
     rest = [item for item in items if item not in pages and item not in ray]
-    last = max(0, 2 * len(items) // 3 - len(pages))  # where the last worker's third begins
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    last = max(0, (workers - 1) * len(items) // workers - len(pages))  # where the last worker's share begins
     items[:] = pages + rest[:last] + ray + rest[last:]
 
 
