@@ -127,8 +127,8 @@ def check_shape(name, family, args):
     elif family == "DenseNetBC" and args["units"] < 1:
         form = "10 or more (a unit in each of three blocks)"
         raise ValueError(f"depth of {name!r} must be {form}, got {args['depth']}")
-    elif family != "DenseNetBC":
-        per, rest = {"WideResNet": (6, 4), "PreActResNet": (9, 2)}[family]
+    elif family in ("WideResNet", "PreActResNet"):
+        per, rest = (6, 4) if family == "WideResNet" else (9, 2)
         if args["depth"] < per + rest or args["depth"] % per != rest:
             form = f"{per} n + {rest} ({per + rest}, {2 * per + rest}, {3 * per + rest}, ...)"
             raise ValueError(f"depth of {name!r} must be {form}, got {args['depth']}")

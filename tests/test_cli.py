@@ -117,10 +117,11 @@ def test_version(banlib):
 
 
 def test_choices_are_those_of_the_library():
-    from banlib.runs import accelerate
+    from banlib.runs import accelerate, engines
 
     assert set(commands.NAMES) == {*datasets.DATASETS, *datasets.DEV}
     assert set(shared.SPEED_UPS) <= set(accelerate.NAMES)
+    assert tuple(shared.ENGINE.choices) == engines.ENGINES
 
 
 EARLY = {

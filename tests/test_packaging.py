@@ -297,10 +297,13 @@ def test_contributing_names_code_that_exists():
     source = "".join(path.read_text() for path in ROOT.glob("banlib/**/*.py"))
     steps = CONTRIBUTING[CONTRIBUTING.index("## Add a network") : CONTRIBUTING.index("## Tests")]
     names = re.findall(r"`([A-Za-z_]\w*(?:\.[a-z_]+)?)(?:\([^`]*\))?`", steps)
-    assert {"FAMILIES", "OBJECTIVES", "EXPECTED", "check_parameters"} <= set(names)
+    assert {"FAMILIES", "OBJECTIVES", "ENGINES", "check_parameters"} <= set(names)
     for name in names:
         if not (ROOT / name).exists():
-            assert re.search(rf"\b{name.rpartition('.')[2]}\b", source), name
+            module, _, own = name.rpartition(".")
+            assert re.search(rf"\b{own}\b", source), name
+            for file in ROOT.glob(f"banlib/**/{module}.py") if module else ():
+                assert re.search(rf"^(def|class) {own}\b|^{own} =", file.read_text(), re.M), name
     for file in re.findall(r"`((?:banlib|tests|book)/[\w./-]+\.(?:py|md|bib))`", CONTRIBUTING):
         assert (ROOT / file).exists(), file
 
