@@ -39,6 +39,7 @@ def words(text):
     """As a reader sees it; each number must carry its source, and nothing is unsaid."""
     assert not re.search(r"nan|None|inf\b|\[|\{|  ", text, re.I), text
     assert text.count(". ") < 5 and text.endswith((".", ").")), text
+    assert "*" not in re.sub(r"`[^`]*`|^\*[^*]*\*", "", text), "a star is markup, which sets what follows in italics"
     return numbers.plain(text)
 
 
@@ -110,7 +111,7 @@ def test_the_second_claim_is_said_too(second, third, claim):
 def test_ensembles_stand_beside_the_best_single_network():
     errors = frame(Teacher=TEACHER, BAN_1=TEACHER - 1, BAN_2=TEACHER - 0.5, Ens2=TEACHER - [2, 2.2, 1.8])
     text = words(findings.ensembles(errors))
-    assert "Ens*2 beats BAN-1 by 1.00 ± 0.50 points" in text and "in hindsight" in text
+    assert "Ens*2 beats BAN-1 by 1.00 ± 0.50 points" in text and "In hindsight" in text
     assert "no ensemble" in words(findings.ensembles(frame(Teacher=TEACHER, BAN_1=TEACHER)))
 
 
@@ -179,9 +180,9 @@ def test_the_search_for_a_recipe_names_its_rivals():
     own = recipe(epochs=80, lr=0.2)
     tried = {0.1: [9.0, 9.2, 9.1], 0.2: [8.0, 8.3, 8.1], 0.4: [8.3, 8.0, 8.3]}
     text = words(findings.search({80: tried}, own))
-    assert "Of 3 rates, 0.2 has the lowest" in text and text.endswith("used here; 0.4 can't be told from it.")
+    assert "Of 3 rates, 0.2 has the lowest" in text and text.endswith("and is used here; 0.4 can't be told from it.")
     other = {80: {0.2: [8.0, 8.3], 0.1: [9.0, 9.3001]}}
-    assert words(findings.search(other, own.at(0.1))).endswith("while this profile trains at 0.1.")
+    assert words(findings.search(other, own.at(0.1))).endswith("while 0.1 is used here.")
     assert "No search" in words(findings.search({}, own)) and "No search" in words(findings.search({40: tried}, own))
     shorter = {20: {0.1: [19.0, 21.0], 0.4: [18.0, 18.5]}, 40: {0.4: [10.0, 10.5]}} | {80: tried}
     text = words(findings.search(shorter, own))

@@ -106,8 +106,9 @@ def _pairs(frame, against, column="error"):
 
 
 def _called(name):
-    """Objectives and controls are set as code: they would read as words of the sentence."""
-    return "the teacher" if name == "Teacher" else f"`{name}`" if name[0].islower() else name
+    """As code: what would read as words of the sentence, and stars, which would be markup."""
+    code = name[0].islower() or "*" in name
+    return "the teacher" if name == "Teacher" else f"`{name}`" if code else name
 
 
 def time(reading, *several):
@@ -141,7 +142,7 @@ def search(found, recipe):
         return f"No search for a rate is recorded for this profile, which trains at {recipe.lr:g}."
     means = pd.DataFrame(found).map(lambda each: sum(each) / len(each), na_action="ignore")
     best = means[recipe.epochs].idxmin()
-    used = "used here" if best == recipe.lr else f"while this profile trains at {recipe.lr:g}"
+    used = "and is used here" if best == recipe.lr else f"while {recipe.lr:g} is used here"
     error = f"{numbers.interval(*st.interval(tried[best]), text=data)} %, {used}"
     text = f"Of {data(len(tried))} rates, {best:g} has the lowest held-out error, {error}"
     apart = {rate: st.difference(pd.Series(tried[rate]) - pd.Series(tried[best])) for rate in tried}
@@ -193,8 +194,10 @@ def ensembles(errors):
     rows = _pairs(pd.concat([errors[~single], errors[errors["name"] == best]]), best)
     if not rows:
         return "A lineage this short forms no ensemble."
+    rows = [row | {"name": _called(row["name"])} for row in rows]
+    best = _called(best)
     text = f"{over(rows[0]['seeds'])}{result(rows, best)}."
-    return f"{text} {best} is the best single network in hindsight, which favors it."
+    return f"{text} In hindsight, {best} is the best single network, which favors it."
 
 
 def company(table):

@@ -167,7 +167,7 @@ def missed(board):
     )
     text = f"{count(len(why), 'number')} did not hold up{': ' * bool(reasons)}{reasons}."
     for reason, group in board[board["verdict"] == "not run"].groupby("why", sort=False):
-        cells = [f"`{row.network}` {row.column}" for row in group.itertuples()]
+        cells = [f"`{row.network}` `{row.column}`" for row in group.itertuples()]
         cells = cells if len(cells) < MANY else [count(len(cells), "number")]
         text += f" No verdict for {listed(cells)}: {reason}."
     return text
