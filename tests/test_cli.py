@@ -235,7 +235,7 @@ sys.exit(9)
     (tmp_path / f"{module}.py").write_text(swallow)
     done = subprocess.run(
         [sys.executable, "-m", "banlib", "lineage", "--json"],
-        env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=60,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (code, "") and is_one_line(done.stderr) and "again" in done.stderr
     assert not home().exists()
@@ -540,7 +540,7 @@ def test_sigterm_ends_with_75_and_the_same_command_goes_on(banlib, store):
             time.sleep(0.02)
         time.sleep(1)  # some of its 80 epochs
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=600)
     finally:
         process.kill()
     assert process.returncode == 75 and out == "" and "Traceback" not in err

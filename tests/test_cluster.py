@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from functools import partial
 from types import SimpleNamespace
 
@@ -55,9 +56,10 @@ def nodes(tmp_path_factory):
 def patiently(start):
     """What starts a part of Ray, which gives its servers fifteen seconds: too few on a very busy machine."""
     before = psutil.Process().children(recursive=True)
-    for _ in range(3):
+    for _ in range(6):
         with contextlib.suppress(Exception):
             return start()
+        time.sleep(10)
         for left in set(psutil.Process().children(recursive=True)) - set(before):
             with contextlib.suppress(psutil.NoSuchProcess):
                 left.kill()

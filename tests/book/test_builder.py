@@ -183,7 +183,7 @@ def test_two_builds_at_once_take_turns(copy, capsys):
     waiting.join(timeout=1)
     assert waiting.is_alive() and results == []
     held.release()
-    waiting.join(timeout=60)
+    waiting.join(timeout=600)
     assert results[0].ran == () and "another process is building this book" in capsys.readouterr().err
 
 
@@ -393,7 +393,7 @@ finally:
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.05)
         process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=600)
     finally:
         process.kill()
     assert process.returncode == code and out == "" and (tmp_path / "saved").exists()
