@@ -342,7 +342,7 @@ def test_workers_of_a_dead_parent_leave_within_seconds(parent, store, number):
     assert len(workers) == 2 and not any(shared(pid) for pid in (*workers, process.pid))
     process.send_signal(number)
     process.wait()
-    wait_for(lambda: not any(b"banlib" in command(pid) for pid in workers), 5)
+    wait_for(lambda: not any(b"banlib" in command(pid) for pid in workers))
     for spec in (specs[0], specs[2]):
         with store.claim(spec):  # free at once
             pass
@@ -371,7 +371,7 @@ def test_a_stop_in_the_first_moments_leaves_nothing_running(parent):
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=600)
     assert process.returncode == 75 and out == ""
-    wait_for(lambda: not any(b"banlib" in command(pid) for pid in workers), 5)
+    wait_for(lambda: not any(b"banlib" in command(pid) for pid in workers))
 
 
 def test_too_little_address_space_is_told_and_nothing_hangs(parent, store):
