@@ -20,7 +20,7 @@ lab: .venv  ## open JupyterLab on working copies of the chapters, in work/; your
 	.venv/bin/banlib lab $(ARGS)
 
 test: .venv  ## run the tests; make test ARGS="-k lineage" picks some
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 4 --dist worksteal $(ARGS)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 lock:  ## pin what pyproject.toml asks for; make lock ARGS=--upgrade takes the newest versions
 	"$(PYTHON)" -m venv _build/lock

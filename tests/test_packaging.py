@@ -402,7 +402,7 @@ PACKAGES = "-m pip install --no-compile --require-hashes --requirement requireme
 LIBRARY = "-m pip install --no-deps --no-build-isolation --editable ."
 
 
-@pytest.mark.parametrize("goal, command", [("book", "book"), ("lab", "lab"), ("test", "-m pytest -n 4 --dist worksteal")])
+@pytest.mark.parametrize("goal, command", [("book", "book"), ("lab", "lab"), ("test", "-m pytest -n 3 --dist worksteal")])
 def test_make_installs_from_the_lock_once_then_does_its_job(checkout, goal, command):
     result, asked = make(checkout, goal)
     assert result.returncode == 0, result.stderr
