@@ -1,9 +1,13 @@
 """Datasets by name: the digits, what is known of each without its files, and where files lie."""
 
+import gzip
 import hashlib
+import types
+from pathlib import Path
 
 import numpy
 import pytest
+import sklearn
 import torch
 from sklearn.datasets import load_digits
 
@@ -33,6 +37,22 @@ def test_digits_are_split_by_digest_and_nothing_else():
     assert digits.test.labels.tolist() == [line[2] for line in rest[697:]]
     assert len(digits.test.labels) == 1000
     assert torch.equal(digits.test.images[0, 0], torch.from_numpy(rest[697][1]))
+
+
+@pytest.mark.parametrize("found", [None, "missing", "cut", "other"])
+def test_digits_that_cannot_be_read_are_one_sentence(tmp_path, monkeypatch, found):
+    """Without scikit-learn, without its file, and with a file that was cut or altered."""
+    file = tmp_path / "datasets/data/digits.csv.gz"
+    file.parent.mkdir(parents=True)
+    whole = Path(sklearn.__path__[0], "datasets/data/digits.csv.gz").read_bytes()
+    if found == "cut":
+        file.write_bytes(whole[:-1000])
+    if found == "other":
+        file.write_bytes(gzip.compress(gzip.decompress(whole).replace(b"16", b"15", 1)))
+    place = types.SimpleNamespace(submodule_search_locations=[str(tmp_path)]) if found else None
+    monkeypatch.setattr(datasets, "find_spec", lambda name: place)
+    with pytest.raises(datasets.DatasetError, match="^scikit-learn's digits [^\n]+: install scikit-learn again$"):
+        datasets.digits("digits")
 
 
 def test_digits_carry_their_shape_classes_and_statistics():

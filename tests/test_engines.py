@@ -334,7 +334,7 @@ def test_killed_workers_are_named_with_their_runs_and_new_ones_take_the_rest(par
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
-def test_workers_of_a_dead_parent_leave_within_seconds(parent, store, number):
+def test_workers_of_a_dead_parent_leave(parent, store, number):
     specs = lineages(LONG)
     process = parent(specs)
     wait_for(lambda: len(in_training(store)) == 2)

@@ -19,9 +19,9 @@ from banlib.paper import numbers
 
 STYLE = (
     "<style>.ban-panels { display: flex; flex-wrap: wrap; gap: 1rem } .ban-scroll { overflow-x: "
-    "auto } .ban-table :is(td, th) { padding: 0.2rem 0.6rem; text-align: left } .ban-table tbody * "
-    "{ white-space: nowrap } .ban-table .long { white-space: normal; min-width: 20rem } .ban-table "
-    ".number { text-align: right; font-variant-numeric: tabular-nums }</style>"
+    "auto } .ban-table :is(td, th) { padding: 0.2rem 0.6rem; text-align: left } .ban-table tbody > "
+    "tr > * { white-space: nowrap } .ban-table tbody .long { white-space: normal; min-width: 20rem "
+    "} .ban-table .number { text-align: right; font-variant-numeric: tabular-nums }</style>"
 )
 LONG = 40  # characters: a sentence, which may take several lines
 

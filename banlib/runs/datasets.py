@@ -10,14 +10,8 @@ from typing import NamedTuple
 import numpy
 import torch
 
-from banlib.runs import cifar
-from banlib.runs.content import (
-    DatasetError,
-    channel_statistics,
-    digest_of,
-    in_order,
-    place_in_class,
-)
+from banlib.runs import cifar, content
+from banlib.runs.content import DatasetError, in_order, line, place_in_class
 from banlib.runs.disk import home
 from banlib.runs.recipe import named
 from banlib.views import Split
@@ -92,21 +86,23 @@ def _load(name, home_folder, folder):
         test = place_in_class(labels) <= HELD_OUT
         splits = [in_order(images[rows], labels[rows]) for rows in (~test, test)]
     (*train, train_digest), (*test, test_digest) = splits
-    mean, std = channel_statistics(train[0])
-    digest = digest_of([train_digest, "\n", test_digest])
+    mean, std = content.channel_statistics(train[0])
+    digest = content.digest_of([train_digest, "\n", test_digest])
     return Dataset(name, digest, classes, Split(*train), Split(*test), mean.float(), std.float())
 
 
 def digits(name):
     """Trained on: 10 of each class, by digest. 1,000 of the others are tested on, 697 chosen on."""
-    [package] = find_spec("sklearn").submodule_search_locations  # to import it takes two seconds
-    rows = numpy.loadtxt(Path(package, "datasets/data/digits.csv.gz"), delimiter=",")
-    images = torch.from_numpy((rows[:, :64] * (255 / 16)).round().astype("uint8"))
-    images, labels = images.view(-1, 1, 8, 8), torch.from_numpy(rows[:, 64].astype("int64"))
-    images, labels, digest = in_order(images, labels)
-    if digest != DIGITS_DIGEST:
-        what = f"scikit-learn's digits have content digest {digest}, expected {DIGITS_DIGEST}"
-        raise DatasetError(f"{what}: install scikit-learn again")
+    try:
+        [package] = find_spec("sklearn").submodule_search_locations  # importing it takes 2 seconds
+        rows = numpy.loadtxt(Path(package, "datasets/data/digits.csv.gz"), delimiter=",")
+        images = torch.from_numpy(rows[:, :64] * (255 / 16)).round().byte().view(-1, 1, 8, 8)
+        images, labels, digest = in_order(images, torch.from_numpy(rows[:, 64]).long())
+        if digest != DIGITS_DIGEST:
+            raise ValueError(f"content digest {digest}, expected {DIGITS_DIGEST}")
+    except Exception as error:  # of gzip and numpy; or it is not installed
+        what = f"scikit-learn's digits can't be used ({line(error)})"
+        raise DatasetError(f"{what}: install scikit-learn again") from None
     place = place_in_class(labels)
     train, rest = (place <= 10).nonzero()[:, 0], (place > 10).nonzero()[:, 0]
     test = rest[:-1000] if name in DEV else rest[-1000:]
@@ -121,7 +117,7 @@ def facts(name):
         return Facts(DEV_DIGEST, 45_000, 3, 32, 100)
     if name == "cifar100":
         digests = cifar.EXPECTED[name].digests.values()
-        return Facts(digest_of("\n".join(digests)), 50_000, 3, 32, 100)
+        return Facts(content.digest_of("\n".join(digests)), 50_000, 3, 32, 100)
     known = load(name)
     images = len(known.train.labels)
     return Facts(known.digest, images, known.channels, known.image_size, len(known.classes))

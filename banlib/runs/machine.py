@@ -111,8 +111,7 @@ def refusal(name):
 
 @contextlib.contextmanager
 def held(read, write, value):
-    """A setting of the process is `value` inside, and afterwards as it was. Written if it differs:
-    to write one of torch's imports its compiler, which takes two seconds."""
+    """A setting of the process is `value` inside, written if it differs; then as it was before."""
     before = read()
     try:
         if before != value:
@@ -142,7 +141,7 @@ def own_settings(kind, threads=None, deterministic=False):
         for place, name, value in attributes
     ]
     contexts += [
-        held(same, torch.use_deterministic_algorithms, deterministic),
+        held(same, torch.use_deterministic_algorithms, deterministic),  # which imports a compiler
         held(torch.get_default_dtype, torch.set_default_dtype, torch.float32),
         held(torch.get_num_threads, torch.set_num_threads, threads or torch.get_num_threads()),
         *(torch.inference_mode(False), torch.enable_grad(), torch.autocast(kind, enabled=False)),
@@ -251,8 +250,8 @@ def step_memory(network, shape, batch, precision):
         return tensor
 
     images = torch.zeros(2, *shape, device=next(network.parameters()).device)
-    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with torch.random.fork_rng([]), hooks:  # dropout draws
+    # dropout draws, so the generator is put back
+    with torch.random.fork_rng([]), torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         network(images).sum()
     sizes = [storage.nbytes() * batch // 2 // part for storage in kept.values()]
     weights = sum(parameter.numel() for parameter in network.parameters())
