@@ -62,7 +62,7 @@ def test_what_did_not_hold_up_has_its_reasons():
     why = ["undecided (+1)", "value within; the other sign (-1)", "another effect, 3 times", "the paper's sign, 0.1 times"]
     text = words(outcomes.missed(board(["not"] * 4, why=why)))
     assert text.startswith("4 numbers did not hold up: 1 with ") and len(re.findall(r"\b1 with", text)) == 4
-    assert "No verdict for N BAN: no run." in words(outcomes.missed(board(["not run"], why="no run")))
+    assert "No verdict for `N` `BAN`: no run." in outcomes.missed(board(["not run"], why="no run")), "a star is no markup"
     assert "No verdict for 7 numbers: no run." in words(outcomes.missed(board(["not run"] * 7, why="no run")))
     assert "Nothing has been measured" in outcomes.missed(board(["not run"], profile=None))
 
