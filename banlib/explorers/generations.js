@@ -24,26 +24,31 @@ export function mount(root, data) {
     if (count < 2) return null;
     return data.quantiles[count - 2] * Math.sqrt(errors.reduce((sum, e) => sum + (e - average) ** 2, 0) / (count - 1) / count);
   };
-  const axes = (names, errors, label, yLabel) => {
-    const low = Math.min(...errors), high = Math.max(...errors), room = 0.08 * (high - low) + 0.1;
-    const xTicks = names.map((name, place) => [place, name]), staggered = names.length > 4;
-    return chart({ label, x: [-0.5, names.length - 0.5], y: [Math.max(0, low - room), high + room], xTicks, yLabel, staggered });
+  // bars: their ends; one that is longer than all the errors leaves the picture
+  const axes = (names, errors, label, bars = []) => {
+    const most = 1.6 * Math.max(...errors) + 1, ends = [...errors, ...bars].map(end => Math.min(end, most));
+    const low = Math.min(...ends), high = Math.max(...ends), room = 0.08 * (high - low) + 0.1;
+    const xTicks = names.map((name, place) => [place, name]), y = [Math.max(0, low - room), high + room];
+    const drawn = chart({ label, x: [-0.5, names.length - 0.5], y, xTicks, yLabel: "test error, %", staggered: names.length > 4 });
+    return { ...drawn, within: end => Math.min(Math.max(end, y[0]), y[1]) };
   };
 
   function measured() {
     const models = set.models.filter(model => model.generation <= reach);
     const runs = models.map(model => model.runs.slice(0, seeds)), points = [], said = [];
     const label = `Measured test error by generation, ${set.title}.`;
-    const { node, X, Y, add } = axes(models.map(model => model.name), runs.flat().map(([, error]) => error), label, "test error, %");
+    const several = runs.map(group => group.map(([, error]) => error));
+    const bars = several.flatMap(errors => [-1, 1].map(side => mean(errors) + side * (half(errors) ?? 0)));
+    const { node, X, Y, add, within } = axes(models.map(model => model.name), several.flat(), label, bars);
     models.forEach(({ name }, place) => {
-      const errors = runs[place].map(([, error]) => error), average = mean(errors), width = half(errors);
+      const errors = several[place], average = mean(errors), width = half(errors);
       const style = `color: ${data.colors[name]}`;
       for (const [order, [seed, error, run]] of runs[place].entries()) {
         const x = X(place - 0.18 + (0.36 * (order + 0.5)) / errors.length), y = Y(error);
         add("circle", { cx: x, cy: y, r: 3, class: "ban-seed", style });
         points.push({ x, y, text: `${name}, seed ${seed}: ${number(error)} % error, ${run.includes("+") ? "mean of runs" : "run"} ${run}` });
       }
-      if (width != null) add("path", { d: `M${X(place)},${Y(average - width)}V${Y(average + width)}`, class: "ban-bar", style });
+      if (width != null) add("path", { d: `M${X(place)},${Y(within(average - width))}V${Y(within(average + width))}`, class: "ban-bar", style });
       add("circle", { cx: X(place), cy: Y(average), r: 5.5, class: "ban-mean", style });
       said.push(`${name} ${number(average)}${width == null ? "" : ` ± ${number(width)}`} %`);
     });
@@ -57,7 +62,7 @@ export function mount(root, data) {
     const columns = Object.keys(data.paper[0].errors), points = [], said = [];
     const names = columns.map(name => (name === "Baseline" ? "Teacher" : name));
     const all = data.paper.flatMap(row => Object.values(row.errors).filter(error => error != null));
-    const { node, X, Y, add } = axes(names, all, "The paper's test errors on CIFAR-100, one run each.", "test error, %");
+    const { node, X, Y, add } = axes(names, all, "The paper's test errors on CIFAR-100, one run each.");
     for (const row of data.paper) {
       const places = columns.map((name, place) => [place, row.errors[name]]).filter(([, error]) => error != null);
       const chosen = row.network === network;

@@ -93,6 +93,18 @@ def all_of(where, selector):
     return where.find_elements(By.CSS_SELECTOR, selector)
 
 
+# Shapes of charts that are drawn outside of their picture, by more than a dot's radius.
+SPILLS = """
+return [...arguments[0].querySelectorAll("svg")].flatMap(svg => {
+  const box = svg.getBoundingClientRect(), room = 8;
+  return [...svg.querySelectorAll("path, circle, rect, polyline, line")].filter(e => e.checkVisibility({visibilityProperty: true}))
+    .filter(e => { const b = e.getBoundingClientRect();
+      return b.top < box.top - room || b.bottom > box.bottom + room || b.left < box.left - room || b.right > box.right + room; })
+    .map(e => e.outerHTML.slice(0, 120));
+});
+"""
+
+
 def said(root):
     """What a screen reader hears: all text that is announced when it changes."""
     return " ".join(part.text for part in all_of(root, "[aria-live]"))
@@ -101,7 +113,7 @@ def said(root):
 def play(driver, root):
     """Use every control by keyboard, those that can be clicked or dragged by mouse too. Returns their names.
 
-    The announced text changes with each.
+    The announced text changes with each, and nothing is drawn outside of its picture.
     """
     names, controls = [], "input, select, button, svg[tabindex]"
     for place in range(len(all_of(root, controls))):
@@ -117,6 +129,7 @@ def play(driver, root):
             before = heard(root)
             use(*given)
             assert heard(root) != before, f"{name}: {before}"
+            assert driver.execute_script(SPILLS, root) == [], name
 
         if tag == "select":
             first, second = (Keys.DOWN, Keys.UP) if control.get_property("selectedIndex") == 0 else (Keys.UP, Keys.DOWN)
