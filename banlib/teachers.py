@@ -104,9 +104,8 @@ def seats(indices):
     if indices.is_cuda:
         return places.split(8 * ASKED_AT_ONCE)
     seat = indices % ASKED_AT_ONCE
-    batch = (
-        F.one_hot(seat, ASKED_AT_ONCE).cumsum(0)[places, seat] - 1
-    )  # a seat's k-th is in batch k
+    # A seat's k-th image is in batch k.
+    batch = F.one_hot(seat, ASKED_AT_ONCE).cumsum(0)[places, seat] - 1
     plan = torch.full((int(batch.max()) + 1, ASKED_AT_ONCE), -1)
     plan[batch, seat] = places
     return plan

@@ -159,7 +159,7 @@ def test_confidence_beside_accuracy_has_a_sign():
 
 @pytest.mark.parametrize("student, answer", [
     ([8.0, 7.1, 6.1, 5.0, 4.2, 3.0], "better teachers have better students"),
-    ([3.0, 4.2, 5.0, 6.1, 7.1, 8.0], "better teachers have worse ones"),
+    ([3.0, 4.2, 5.0, 6.1, 7.1, 8.0], "better teachers have worse students"),
     ([5.0, 6.0, 5.5, 6.0, 5.0, 5.6], "is undecided"),
     ([5.0, 6.0], "fewer than four seeds"),
     ([5.0] * 6, "fewer than four seeds"),

@@ -224,6 +224,9 @@ def test_table_1_and_our_lineages_stand_side_by_side():
     minus = statistics.beside_table1([ours], relative=True)
     assert minus.loc["BAN-1", ["paper 112-33", "abacus"]].tolist() == pytest.approx([17.61 - 18.25, -10])
     assert (minus.loc["Teacher"] == 0).all()
+    ours.runs[7] = lineages({7: [9]}).runs[7]  # a teacher whose student is not trained yet moves no difference
+    assert statistics.beside_table1([ours], relative=True).equals(minus)
+    assert statistics.beside_table1([ours])["abacus"]["Teacher"] == pytest.approx(70)
 
 
 def test_subsets_are_all_ensembles_of_a_lineage():

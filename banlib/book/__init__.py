@@ -181,9 +181,8 @@ def reading_minutes(name, root=None):
     None where the chapter is not found, as in a notebook that was copied out of its checkout.
     """
     try:
-        [path] = [
-            chapter.path for chapter in find_chapters(find_root(root)) if chapter.name == name
-        ]
+        chapters = find_chapters(find_root(root))
+        [path] = [chapter.path for chapter in chapters if chapter.name == name]
     except (FileNotFoundError, ValueError):
         return None
     minutes = 0

@@ -255,9 +255,7 @@ def heredity(errors, student="BAN-1"):
         return "With fewer than four seeds, a teacher's luck can't be told from its student's."
     r = stats.pearsonr(pairs["Teacher"], pairs[student])
     low, high = r.confidence_interval()
-    answer = (
-        "better teachers have better students" if low > 0 else "better teachers have worse ones"
-    )
+    answer = f"better teachers have {'better' if low > 0 else 'worse'} students"
     if low <= 0 <= high:
         answer = "whether better teachers have better students is undecided"
     found, *ends = (data(value, sign=True) for value in (r.statistic, low, high))

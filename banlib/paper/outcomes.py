@@ -157,15 +157,9 @@ def missed(board):
     why = board.loc[board["verdict"] == "not", "why"]
     if board["profile"].isna().all():
         return "Nothing has been measured yet, so nothing could fail."
-    told = {
-        words: int(why.str.contains(rf"(?:^|; ){start}").sum()) for start, words in REASONS.items()
-    }
-    reasons = (
-        listed(f"{data(number)} {words}" for words, number in told.items() if number)
-        if len(why)
-        else ""
-    )
-    text = f"{count(len(why), 'number')} did not hold up{': ' * bool(reasons)}{reasons}."
+    known = {start: int(why.str.contains(rf"(?:^|; ){start}").sum()) for start in REASONS}
+    told = [f"{data(number)} {REASONS[start]}" for start, number in known.items() if number]
+    text = f"{count(len(why), 'number')} did not hold up{f': {listed(told)}' if told else ''}."
     for reason, group in board[board["verdict"] == "not run"].groupby("why", sort=False):
         cells = [f"`{row.network}` `{row.column}`" for row in group.itertuples()]
         cells = cells if len(cells) < MANY else [count(len(cells), "number")]
@@ -179,9 +173,8 @@ def signs(board):
     if known.empty:
         return "Nothing was measured that has a reference, so your guess can't be checked yet."
     same = known[known["share"] * known["paper_share"] > 0]
-    clear = [
-        st.clear(*pair) for pair in zip(same["improvement"], same["improvement_ci95"], strict=True)
-    ]
+    pairs = zip(same["improvement"], same["improvement_ci95"], strict=True)
+    clear = [st.clear(*pair) for pair in pairs]
     done = int((board["verdict"] == "reproduced").sum())
     return (
         f"Of {count(len(known), 'difference')} from a reference, {data(len(same))} have the "

@@ -160,7 +160,6 @@ def audit(names=()):
         printed = line and line.params_printed
         beside = {"name": name, "params": count, "params_printed": printed}
         beside["difference"] = printed and round(100 * (count / printed / 1e6 - 1), 2)
-        rows.append(
-            beside | {"forward_macs": forward_macs(name), "note": line.note if line else ""}
-        )
+        beside |= {"forward_macs": forward_macs(name), "note": line.note if line else ""}
+        rows.append(beside)
     return rows

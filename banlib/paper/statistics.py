@@ -106,9 +106,8 @@ def against_strangers(table):
     for (kind, size), group in table[~lineage].groupby(["kind", "size"], sort=False):
         starts = map(own.index.get_loc, group["seed"])
         ours = [own[size].iloc[start : start + size].mean() for start in starts]
-        rows.append(
-            {"kind": kind, "size": size} | difference(pd.Series(ours) - group["error"].array)
-        )
+        apart = difference(pd.Series(ours) - group["error"].array)
+        rows.append({"kind": kind, "size": size} | apart)
     return pd.DataFrame(rows, columns=["kind", "size", *DIFFERENCE])
 
 
@@ -240,16 +239,17 @@ def beside_paper(frame, network, controls=None):
 def beside_table1(several, relative=False):
     """Table 1 and several `Lineages`, a column each: test error in %, ours as means over seeds.
 
-    relative: differences from the column's teacher, in points.
+    relative: differences from the column's teacher, in points; ours within each seed that has both.
     """
     paper = printed.frame(1).set_index("network")[list(printed.TABLE1[0].errors)].T
     paper = paper.rename(lambda name: f"paper {name.removeprefix('DenseNetBC-')}", axis=1)
-    columns = [paper.rename({paper: own for own, paper in COLUMNS.items()})]
+    paper = paper.rename({paper: own for own, paper in COLUMNS.items()})
+    columns = [paper - paper.loc["Teacher"] if relative else paper]
     for lineages in several:
-        means = summary(errors(lineages)).set_index("name")["mean"]
+        own = errors(lineages).pivot(index="name", columns="seed", values="error")
+        means = (own - own.loc["Teacher"] if relative else own).mean(axis=1)
         columns.append(means.rename(lineages.settings.profile.name))
-    table = pd.concat(columns, axis=1)
-    return table - table.loc["Teacher"] if relative else table
+    return pd.concat(columns, axis=1)
 
 
 def curves(lineages):

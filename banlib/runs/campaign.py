@@ -63,9 +63,8 @@ def obey(profile, seeds, lengths, store, records, how):
         train(specs, {}, store, records, how)
         runs = [place_of(spec.run_id, store, records).load(spec.run_id) for spec in specs]
         mean = sum(run.results["test_error"] for run in runs) / len(runs)
-        print(
-            f"{profile.name}, {recipe.epochs} epochs, rate {recipe.lr:g}: {mean:.2f} %", flush=True
-        )
+        what = f"{profile.name}, {recipe.epochs} epochs, rate {recipe.lr:g}"
+        print(f"{what}: {mean:.2f} %", flush=True)
         return mean
 
     best = choose(profile.recipe, lengths, error_of) if seeds else profile.recipe

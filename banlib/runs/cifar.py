@@ -219,9 +219,8 @@ def missing_shards(shards):
     for name in sorted(names):
         if match := re.fullmatch(r"(.*)\d{5}(-of-(\d{5}).*)", name):
             first, rest, total = match.groups()
-            missing += sorted(
-                {f"{first}{n:05d}{rest}" for n in range(int(total))} - names - {*missing}
-            )
+            wanted = {f"{first}{n:05d}{rest}" for n in range(int(total))}
+            missing += sorted(wanted - names - {*missing})
     return missing
 
 

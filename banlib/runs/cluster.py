@@ -121,10 +121,9 @@ class Session:
         ids: the runs asked for. RuntimeError if a node cannot train: it may lack banlib.
         """
         ray, asked = self.ray, self.ray.remote(num_cpus=0, max_retries=0)(finished)
+        affinity = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
         for node in self.nodes():
-            there = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-                node["NodeID"], soft=False
-            )
+            there = affinity(node["NodeID"], soft=False)
             try:
                 answers = asked.options(scheduling_strategy=there).remote(list(ids))
                 for answer in answers:

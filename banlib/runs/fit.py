@@ -191,10 +191,9 @@ class Training:
                     done = f"{self.saved} of {spec.recipe.epochs} epochs"
                     raise OutOfTime(f"{self.what} has {done}") from None
                 if isinstance(stop, KeyboardInterrupt):
+                    where = f"interrupted in epoch {len(self.finished[0]) + 1}"
                     again = f"run it again to go on after epoch {self.saved}"
-                    bar.write(
-                        f"interrupted in epoch {len(self.finished[0]) + 1}; {again}", sys.stderr
-                    )
+                    bar.write(f"{where}; {again}", sys.stderr)
                 raise
 
     def epoch(self, epoch, bar):

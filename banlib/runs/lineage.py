@@ -136,27 +136,33 @@ def load_lineages(settings, store=None, objective="label+teacher", temperature=1
 def recorded(store=None):
     """The lineages in a store, by default of the records in results/: `Lineages`, longest first.
 
-    Runs belong together if they differ in seed and generation alone. A light record belongs to
-    none; a damaged run is named in a warning and left out.
+    Runs belong together if they differ in seed and generation alone; a teacher that has taught
+    nobody yet belongs to the lineages of the other seeds. A light record belongs to none; a damaged
+    run is named in a warning and left out.
     """
-    runs, groups = whole(store or Store(RESULTS)), {}
+    runs, groups, alone = whole(store or Store(RESULTS)), {}, []
+    taught = {run.spec.teacher for run in runs.values()}
     for run in runs.values():
-        chain = [run]
+        chain, spec = [run], run.spec
         while (teacher := chain[0].spec.teacher) in runs:
             chain.insert(0, runs[teacher])
-        spec = run.spec
         alike = {(each.spec.network, each.spec.dataset, each.spec.recipe) for each in chain}
-        if spec.generation == len(chain) - 1 and len(alike) == 1:
+        if spec.generation != len(chain) - 1 or len(alike) > 1:
+            continue
+        if spec.teacher:
             key = *alike.pop(), spec.objective, spec.temperature, spec.weights
             lineage = groups.setdefault(key, {})
             lineage[spec.seed] = max(lineage.get(spec.seed, []), chain, key=len)
-    found, taught = [], {run.spec.teacher for run in runs.values()}
+        elif run.run_id not in taught:
+            alone.append((*alike, chain))
+    for own, chain in alone:
+        same = [lineages for key, lineages in groups.items() if key[:3] == own]
+        (same or [groups.setdefault(own, {})])[0].setdefault(chain[0].spec.seed, chain)
+    found = []
     for (network, dataset, recipe, *_), seeds in groups.items():
         gens, seeds = max(map(len, seeds.values())) - 1, dict(sorted(seeds.items()))
         settings = Settings(profile_of(dataset, network, recipe), network, gens, tuple(seeds))
-        # A teacher alone is a group by its objective: it stays if nobody learned from it.
-        if gens or any(chain[0].run_id not in taught for chain in seeds.values()):
-            found.append(Lineages(settings, seeds))
+        found.append(Lineages(settings, seeds))
     return sorted(found, key=lambda lineages: -lineages.settings.gens)
 
 

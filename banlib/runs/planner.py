@@ -93,9 +93,7 @@ class Plan:
         """A sentence for each failure. Raises OutOfTime if runs are left."""
         sentences = []
         for key, spec in self.missing.items():
-            names = [
-                self.missing[other].name for other in self.blocked if self.blocked[other] == key
-            ]
+            names = [self.missing[one].name for one, by in self.blocked.items() if by == key]
             blocked = f" (blocked: {', '.join(names)})" if names else ""
             if key in self.failures:
                 sentences.append(f"seed {spec.seed}: {self.failures[key]}{blocked}")
@@ -144,12 +142,8 @@ def outcome(spec, store, device, **options):
 
 def side_by_side(plan, workers, progress, where):
     """Each worker attends to the plan. However this ends, no process is left."""
-    threads = [
-        threading.Thread(
-            target=attend, args=(plan, partial(each.train, plan.until), each.ready), daemon=True
-        )
-        for each in workers
-    ]
+    work = [(plan, partial(each.train, plan.until), each.ready) for each in workers]
+    threads = [threading.Thread(target=attend, args=each, daemon=True) for each in work]
     shown = {"disable": not progress, "file": sys.stderr, "bar_format": BAR}
     shown |= {"mininterval": 0.5 if sys.stderr.isatty() else 10, "total": sum(plan.cost.values())}
     try:

@@ -97,7 +97,8 @@ def all_of(where, selector):
 SPILLS = """
 return [...arguments[0].querySelectorAll("svg")].flatMap(svg => {
   const box = svg.getBoundingClientRect(), room = 8;
-  return [...svg.querySelectorAll("path, circle, rect, polyline, line")].filter(e => e.checkVisibility({visibilityProperty: true}))
+  return [...svg.querySelectorAll("path, circle, rect, polyline, line")]
+    .filter(e => e.checkVisibility({visibilityProperty: true}))
     .filter(e => { const b = e.getBoundingClientRect();
       return b.top < box.top - room || b.bottom > box.bottom + room || b.left < box.left - room || b.right > box.right + room; })
     .map(e => e.outerHTML.slice(0, 120));
