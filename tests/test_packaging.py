@@ -268,6 +268,36 @@ def test_readme_names_profiles_variables_and_commands_that_exist():
     assert told == set(group.commands), "the README's command overview and `banlib --help` differ"
 
 
+TEXTS = [*ROOT.glob("*.md"), ROOT / "benchmarks/README.md", *ROOT.glob("book/*.md"), *NOTEBOOKS]
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.stem)
+def test_commands_and_options_that_a_text_names_exist(path):
+    import click
+
+    from banlib.cli.group import group
+
+    def options(command):
+        inner = command.commands.values() if isinstance(command, click.Group) else ()
+        own = {word for each in command.params for word in (*each.opts, *each.secondary_opts)}
+        return own.union({"--help"}, *map(options, inner))
+
+    text = path.read_text()
+    if path.suffix == ".ipynb":
+        text = "\n".join("".join(c["source"]) for c in json.loads(text)["cells"] if c["cell_type"] == "markdown")
+    others = {word for file in ROOT.glob("benchmarks/*.py") for word in re.findall(r'"(--[a-z-]+)"', file.read_text())}
+    seen = set()
+    for code in re.findall(r"```.*?```|`[^`\n]+`", text, flags=re.S):
+        for first, second, rest in re.findall(r"(?<![\w/.])(?<!from )banlib ([a-z]+)(?: ([a-z]+)\b)?([^`\n|]*)", code):
+            seen.add(first)
+            command = group.commands[first]
+            command = command.commands[second] if isinstance(command, click.Group) and second else command
+            assert set(re.findall(r"(?<!\S)--[a-z-]+", rest)) <= options(command) or first == "lab", code
+        for option in re.findall(r"^`(--[a-z-]+)", code):
+            assert option in options(group) | others, option
+    assert path != ROOT / "README.md" or seen == set(group.commands)
+
+
 def test_readme_array_jobs_carry_a_plan_wave_by_wave(tmp_path):
     """The README's own lines, with stand-ins for Slurm, which trains an array at once, and for the command."""
     wave, submit = (next(block for block in re.findall(r"```sh\n(.*?)```", README, flags=re.S) if text in block)
