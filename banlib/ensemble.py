@@ -62,11 +62,6 @@ def entropy(probabilities):
     return -(likelihood * likelihood.log()).sum(-1)
 
 
-def soften(probabilities, temperature):
-    """The probabilities that the same logits give at another temperature: [..., classes]."""
-    return (probabilities.float().clamp_min(SMALLEST).log() / temperature).softmax(-1)
-
-
 def agreement(probabilities):
     """[members, members]: the share of images, %, on which two members predict the same class."""
     predictions = torch.stack([member.argmax(1) for member in probabilities])

@@ -85,7 +85,7 @@ def run(only, records, **more):
 def test_a_later_session_takes_over_what_was_recorded_and_goes_on(small, tmp_path, monkeypatch):
     records = tmp_path / "records"
     first, second = Store(tmp_path / "first"), Store(tmp_path / "second")
-    assert run("controls", records, store=first) == [{"step": "controls", "runs": 10, "finished": 10}]
+    assert run("controls", records, store=first) == [{"step": "controls", "runs": 10, "finished": 10, "seeds": [0, 1]}]
     kept = Store(records)
     runs = [kept.load(run_id) for run_id in kept.ids()]
     assert len(runs) == 10
@@ -97,7 +97,7 @@ def test_a_later_session_takes_over_what_was_recorded_and_goes_on(small, tmp_pat
     trained, really = [], engines.outcome
     monkeypatch.setattr(engines, "outcome", lambda spec, *args, **more: (
         trained.append((spec.name, spec.seed)), really(spec, *args, **more))[1])  # fmt: skip
-    assert run("generations", records, store=second) == [{"step": "generations", "runs": 8, "finished": 8}]
+    assert run("generations", records, store=second) == [{"step": "generations", "runs": 8, "finished": 8, "seeds": [0, 1]}]
     assert trained == [("BAN-2", 0), ("BAN-3", 0), ("BAN-2", 1), ("BAN-3", 1)]
     assert run("controls,generations", records, store=second)[0]["finished"] == 10 and len(trained) == 4
     assert len(kept.ids()) == 14

@@ -116,3 +116,12 @@ def test_speeds_and_plans_in_words():
     assert text.startswith("Asking a teacher about every batch made training 26 % longer.")
     assert "43 % of what a teacher is asked" in text and "Asking" not in outcomes.scale(None, 0.5, PLAN)
     assert outcomes.predictions([MEASURED])["measured"].tolist() == [2.5, 3.25, 1.26, 1.16, 1.01, 3.25]
+
+
+def test_a_campaign_is_told_by_step_and_seed():
+    rows = [
+        {"step": "controls", "runs": 10, "finished": 7, "seeds": [0, 3]},
+        {"step": "table 2", "runs": 30, "finished": 0, "seeds": []},
+    ]
+    text = words(outcomes.campaign(rows))
+    assert "by step of the plan: controls 7 of 10 (all of seed 0 and 3) and table 2 0 of 30. banlib campaign trains" in text

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from banlib.runs.parameters import (
-    check_gens,
     check_jobs,
     check_minutes,
     check_network,
@@ -46,7 +45,8 @@ print([name for name in ("torch", "numpy", "pandas", "scipy", "IPython") if name
     (numpy.array(3), 3), (torch.tensor(3), 3),
 ])  # fmt: skip
 def test_gens(value, gens):
-    assert check_gens(value) == gens and type(check_gens(value)) is int
+    found = check_parameters(gens=value).gens
+    assert found == gens and type(found) is int
 
 
 @pytest.mark.parametrize("value", [
@@ -56,7 +56,7 @@ def test_gens(value, gens):
 ])  # fmt: skip
 def test_bad_gens_are_one_sentence(value):
     with pytest.raises(BadInput, match="^gens must be an integer from 0 to 20, got ") as caught:
-        check_gens(value)
+        check_parameters(gens=value)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 200
 
 

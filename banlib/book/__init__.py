@@ -89,9 +89,8 @@ def find_root(root=None):
         if all((folder / name).exists() for name in ("_toc.yml", "_config.yml", "book")):
             return folder
     expected = "expected _toc.yml, _config.yml and book/; run this in a checkout of the book"
-    raise FileNotFoundError(
-        f"no book in {root or f'{around[0]} or around {around[1]}'}: {expected}"
-    )
+    where = root or f"{around[0]} or around {around[1]}"
+    raise FileNotFoundError(f"no book in {where}: {expected}")
 
 
 def find_chapters(root):

@@ -229,7 +229,7 @@ def show_ledger(number, profile, why, csv, as_json):
 def campaign(minutes, jobs, steps, dry_run, export, as_json):
     """Train what is missing of the plan, and copy what is finished; then go on where it stopped.
 
-    JSON: [{step, runs, finished}]
+    JSON: [{step, runs, finished, seeds (those of which all is finished)}]
     """
     how = shared.check_how(minutes, jobs)
 

@@ -45,10 +45,7 @@ def _ratios(result):
 
 
 def makespan(rows):
-    """Time of a plan against workers, and how long they wait: two panels.
-
-    rows: `cost.makespans`.
-    """
+    """Time of a plan against workers, and how long they wait, a panel each: `cost.makespans`."""
     workers = [row["workers"] for row in rows]
     figures, first = [], rows[0]["workers"] * rows[0]["seconds"]
     days = {"A plan ends with its longest chain": [row["seconds"] / 86_400 for row in rows]}

@@ -183,6 +183,16 @@ def signs(board):
     )
 
 
+def campaign(rows):
+    """How much of the planned evidence there is, of `runs.campaign.run`."""
+    told = []
+    for row in rows:
+        seeds = f" (all of seed {listed(row['seeds'])})" if row["seeds"] else ""
+        told.append(f"`{row['step']}` {data(row['finished'])} of {data(row['runs'])}{seeds}")
+    text = f"Of the networks planned, these are finished, by step of the plan: {listed(told)}."
+    return f"{text} `banlib campaign` trains the others, in this order."
+
+
 def speedup(result):
     """How many times as fast as the usual loop, of a measurement of `benchmarks/loop.py`."""
     kinds, told = {"plain": "on labels alone", "distill_remembered": "with a teacher"}, []

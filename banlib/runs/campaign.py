@@ -113,11 +113,12 @@ def steps(table=()):
 def run(
     until=math.inf, jobs=None, only="auto", records=lineage.RESULTS, dry_run=False, table=(), **more
 ):
-    """Train what the steps lack, copy it to records, and report: [{step, runs, finished}].
+    """Train what the steps lack, copy it to records, and report: [{step, runs, finished, seeds}].
 
     only: "auto", or names of STEPS separated by commas; table: see `steps`; more: store, and as for
-    `engines.train_missing`. A run in records is not trained again, unless it lacks its weights and
-    teaches one that is missing. OutOfTime comes after what is finished was copied.
+    `engines.train_missing`; seeds: those of which all is finished. A run in records is not trained
+    again, unless it lacks its weights and teaches one that is missing. OutOfTime comes after all
+    that is finished was copied.
     """
     wanted = STEPS if only == "auto" else only.split(",")
     wanted = [named("step", name, STEPS) for name in wanted]
@@ -132,8 +133,9 @@ def run(
         specs = {spec.run_id: spec for spec in plans[step]}
         if not dry_run:
             train(specs.values(), plans, store, records, how, step in WHOLE)
-        there = [key for key in specs if place_of(key, store, records)]
-        report.append({"step": step, "runs": len(specs), "finished": len(there)})
+        lacks = [spec.seed for key, spec in specs.items() if not place_of(key, store, records)]
+        row = {"step": step, "runs": len(specs), "finished": len(specs) - len(lacks)}
+        report.append(row | {"seeds": sorted({spec.seed for spec in specs.values()} - {*lacks})})
     return report
 
 

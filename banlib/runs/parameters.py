@@ -36,7 +36,7 @@ def check_parameters(profile="digits", network="auto", gens="auto", seeds="auto"
     return Settings(
         profile,
         profile.network if is_auto(network) else check_network(network),
-        profile.gens if is_auto(gens) else check_gens(gens),
+        profile.gens if is_auto(gens) else check_integer("gens", gens, 0, MOST_GENERATIONS),
         check_seeds(profile.seeds if is_auto(seeds) else seeds),
     )
 
@@ -83,11 +83,6 @@ def check_network(name):
         return names.parse(name)[0]
     except ValueError as error:
         raise BadInput(str(error)) from None
-
-
-def check_gens(value):
-    """The number of generations after the teacher, an int from 0 to 20."""
-    return check_integer("gens", value, 0, MOST_GENERATIONS)
 
 
 def check_integer(name, value, least, most, other=""):

@@ -158,8 +158,8 @@ def test_the_browser_computes_what_the_library_does(shown):
         assert result["nll"] == pytest.approx(ensemble.nll(mean, labels), abs=0.005)
         assert result["ece"] == pytest.approx(ensemble.calibration_error(mean, labels), abs=0.5)
         soft = in_module(driver, "dark_knowledge", "m.soften([0.7, 0.2, 0.1, 0], 4)")
-        exact = ensemble.soften(ensemble.torch.tensor([0.7, 0.2, 0.1, 0]), 4).tolist()
-        assert soft == pytest.approx(exact, abs=1e-6)
+        powers = [share**0.25 for share in (0.7, 0.2, 0.1, ensemble.SMALLEST)]  # a stored 0 is below that
+        assert soft == pytest.approx([power / sum(powers) for power in powers], abs=1e-6)
 
 
 # The notebook that Jupyter opens: run before by another program, so it is not trusted.
