@@ -120,6 +120,7 @@ def test_a_rehearsal_makes_nothing(small, tmp_path):
     store, records = Store(tmp_path / "store"), tmp_path / "records"
     report = run("auto", records, store=store, dry_run=True)
     assert [row["step"] for row in report] == list(campaign.STEPS[1:]) and {row["finished"] for row in report} == {0}
+    assert not any(row["seeds"] for row in report), "no seed is complete"
     assert not store.root.exists() and not records.exists()
 
 

@@ -137,8 +137,8 @@ def recorded(store=None):
     """The lineages in a store, by default of the records in results/: `Lineages`, longest first.
 
     Runs belong together if they differ in seed and generation alone; a teacher that has taught
-    nobody yet belongs to the lineages of the other seeds. A light record belongs to none; a damaged
-    run is named in a warning and left out.
+    nobody yet, with the most lineages of other seeds. A light record belongs to none; a damaged run
+    is named in a warning and left out.
     """
     runs, groups, alone = whole(store or Store(RESULTS)), {}, []
     taught = {run.spec.teacher for run in runs.values()}
@@ -156,8 +156,8 @@ def recorded(store=None):
         elif run.run_id not in taught:
             alone.append((*alike, chain))
     for own, chain in alone:
-        same = [lineages for key, lineages in groups.items() if key[:3] == own]
-        (same or [groups.setdefault(own, {})])[0].setdefault(chain[0].spec.seed, chain)
+        same = [seeds for key, seeds in groups.items() if key[:3] == own]
+        max(same or [groups.setdefault(own, {})], key=len).setdefault(chain[0].spec.seed, chain)
     found = []
     for (network, dataset, recipe, *_), seeds in groups.items():
         gens, seeds = max(map(len, seeds.values())) - 1, dict(sorted(seeds.items()))
