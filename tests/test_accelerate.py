@@ -96,31 +96,31 @@ def test_a_padded_run_learns_the_same(tmp_path):
 
 
 @pytest.fixture
-def recorder(monkeypatch):
+def captures(monkeypatch):
     """A stand-in for CUDA's: three passes to warm up, and then the network's own forward pass, counted."""
-    seen = {"recorded": 0, "replayed": []}
+    seen = {"captured": 0, "replayed": []}
 
     def graphed(network, samples):
         assert network.training
         eager = network.forward
         for _ in range(3):
             network(*samples).sum().backward()
-        seen["recorded"] += 1
+        seen["captured"] += 1
         network.forward = lambda batch: (seen["replayed"].append(len(batch)), eager(batch))[1]
 
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", graphed)
     really = accelerate.apply
     monkeypatch.setattr(accelerate, "apply", lambda names, student, images, batch, autocast: (
-        accelerate.record(student, images, batch, autocast) if "cuda-graph" in names
+        accelerate.capture(student, images, batch, autocast) if "cuda-graph" in names
         else really(names, student, images, batch, autocast)))  # fmt: skip
     return seen
 
 
 @pytest.mark.parametrize("network, objective", [("DenseNetBC-10-4", "label+teacher"), ("WideResNet-10-1", "dkpp")])
-def test_recorded_passes_train_the_same_bits(tmp_path, recorder, network, objective):
+def test_captured_passes_train_the_same_bits(tmp_path, captures, network, objective):
     """With warm-ups that are undone, dropout, tests, and a last batch of another size.
 
-    What CUDA does with a record waits for a GPU (tests/test_cuda.py).
+    What CUDA does with a captured graph waits for a GPU (tests/test_cuda.py).
     """
     teacher, own = tiny_spec(), recipe(epochs=4, batch=30, lr_milestones=(2,), dropout=0.3)
     outcomes = []
@@ -132,11 +132,11 @@ def test_recorded_passes_train_the_same_bits(tmp_path, recorder, network, object
         assert run.environments[0]["accelerate"] == list(names)
         outcomes.append(outcome(run))
     assert outcomes[0] == outcomes[1]
-    assert recorder["recorded"] == 1 and recorder["replayed"] == [30] * 3 * 4
+    assert captures["captured"] == 1 and captures["replayed"] == [30] * 3 * 4
 
 
-def test_on_a_cpu_nothing_is_recorded(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "make_graphed_callables", lambda *_: pytest.fail("recorded"))
+def test_on_a_cpu_nothing_is_captured(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", lambda *_: pytest.fail("captured"))
     train(tiny_spec(recipe=recipe(epochs=1)), Store(tmp_path), accelerate=("cuda-graph",))
 
 

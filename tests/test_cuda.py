@@ -1,4 +1,4 @@
-"""What needs a GPU to be shown: that its fast passes are the reference's, that a record replays them, and that it can be
+"""What needs a GPU to be shown: that its fast passes are the reference's, that captured graphs replay them, and that it can be
 deterministic. Each is skipped where there is none; `test_accelerate.py` goes as far as a CPU goes."""
 
 import contextlib
@@ -75,7 +75,7 @@ def test_four_fast_steps_are_those_of_the_reference_on_the_cpu(network, numerics
 
 
 @pytest.mark.parametrize("network, objective", [(NETWORKS[0], "label+teacher"), (NETWORKS[1], "dkpp"), (NETWORKS[1], "cwtm")])
-def test_recorded_passes_are_the_passes(network, objective):
+def test_captured_passes_are_the_passes(network, objective):
     """Over three epochs at two learning rates, with a last batch of another size: what the warm-ups moved was put back."""
     spec = taught(network, lr_milestones=(2,), batch=30).model_copy(update={"objective": objective})
     with machine.own_settings("cuda", deterministic=True):
@@ -90,7 +90,7 @@ def test_dropout_draws_anew_in_each_replay():
     """One batch: its outputs differ by dropout alone."""
     spec, (images, _) = taught("WideResNet-16-1", dropout=0.5), images_on(CUDA)
     student = fit.new_network(spec, datasets.load("digits")).to(CUDA)
-    accelerate.record(student, images, 25, contextlib.nullcontext)
+    accelerate.capture(student, images, 25, contextlib.nullcontext)
     batch = images.batch(torch.arange(25, device=CUDA), torch.zeros(25, dtype=torch.int64, device=CUDA))
     with machine.seeded(1, CUDA):
         assert len({student(batch).sum().item() for _ in range(4)}) == 4

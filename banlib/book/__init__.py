@@ -165,7 +165,7 @@ def what_changed(root, name, inputs):
 
 
 def read_stamp(root, name):
-    """The record beside an executed chapter; None if missing or of another copy."""
+    """The stamp beside an executed chapter; None if missing or of another copy."""
     executed = root / "_build/executed" / f"{name}.ipynb"
     try:
         stamp = read(executed.with_suffix(".json"))

@@ -33,17 +33,17 @@ def apply(names, student, images, batch, autocast):
     """
     if "pad-channels" in names:
         pad_channels(student)
-    if "compile" in names:  # which records graphs by itself
+    if "compile" in names:  # which captures graphs by itself
         mode = "reduce-overhead" if "cuda-graph" in names else None
         student.compile(dynamic=False, mode=mode)
     elif "cuda-graph" in names and images.device.type == "cuda" and len(images) >= batch:
-        record(student, images, batch, autocast)
+        capture(student, images, batch, autocast)
 
 
-def record(student, images, batch, autocast):
+def capture(student, images, batch, autocast):
     """Replay passes of full batches as CUDA graphs, without the processor's time for each kernel.
 
-    Recording takes real passes; what they moved is put back, and the random generators too. The
+    Capturing takes real passes; what they moved is put back, and the random generators too. The
     last batch of an epoch, which is smaller, is computed as ever.
     """
     first = torch.arange(batch, device=images.device)
@@ -52,8 +52,8 @@ def record(student, images, batch, autocast):
     eager = student.forward
     with machine.seeded(0, images.device), autocast():
         torch.cuda.make_graphed_callables(student.train(), (sample,))
-    recorded = student.forward
-    student.forward = lambda batch: (recorded if len(batch) == len(sample) else eager)(batch)
+    captured = student.forward
+    student.forward = lambda batch: (captured if len(batch) == len(sample) else eager)(batch)
     for tensor, value in before:
         tensor.copy_(value)
 
