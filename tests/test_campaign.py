@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from banlib.runs import campaign, engines, fit
+from banlib.runs import campaign, engines, fit, lineage
 from banlib.runs.campaign import choose, choose_rate, steps
 from banlib.runs.fit import OutOfTime
 from banlib.runs.recipe import PROFILES, Profile, generation_name
@@ -91,7 +91,8 @@ def test_a_later_session_takes_over_what_was_recorded_and_goes_on(small, tmp_pat
     assert len(runs) == 10
     for each in runs:
         own = each.spec.name == generation_name(each.spec.generation)
-        assert each.light is not own, "lineages are whole, controls are light"
+        whole = own or each.spec.name == "labels x2"
+        assert each.light is not whole, "lineages are whole, and what their ensembles are compared with; the rest is light"
         assert (each.folder / "weights.safetensors").exists() == (own and each.spec.objective != "teacher")
 
     trained, really = [], engines.outcome
@@ -165,3 +166,11 @@ def test_seeds_are_trained_one_after_the_other(small, tmp_path, monkeypatch):
     monkeypatch.setattr(engines, "side_by_side", side_by_side)
     campaign.run(jobs=2, only="controls", records=tmp_path / "records", store=Store(tmp_path / "store"))
     assert [seed for seed, _ in taken] == [0] * 5 + [1] * 5 and taken[0] == (0, "Teacher")
+
+
+def test_errors_of_a_search_are_in_the_order_of_seeds():
+    """So that two rates can be compared within a seed."""
+    digits, records = campaign.DIGITS, Store(lineage.RESULTS).overview()
+    specs = lineage.held_out(digits, digits.recipe, campaign.DIGITS_SEEDS)
+    errors = [records[spec.run_id]["results"]["test_error"] for spec in specs]
+    assert campaign.searched(digits)[digits.recipe.epochs][digits.recipe.lr] == errors and errors != sorted(errors)

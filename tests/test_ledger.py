@@ -68,7 +68,7 @@ OURS, TEACHERS = [16, 16.5, 15.5, 16], [18, 19, 17.5, 18]  # gains 2, 2.5, 2, 2:
         (8 * [16, 16.5], {"printed": 20.0, "profile": "digits"}, "not", "the other sign"),
         (8 * [16, 16.5], {"reference": None}, "reproduced", "within"),  # a baseline, by its value
         (8 * [16, 16.5], {"reference": None, "printed": 20.0}, "not", "outside"),
-        (8 * [16, 16.5], {"reference": None, "profile": "digits"}, "not run", "a value alone"),
+        (8 * [16, 16.5], {"reference": None, "profile": "digits"}, "not run", "it has no reference"),
         ([16, 16, 16], {"reference": None}, "not run", "16.00 ± 0.00 %, which does not tell"),  # no width
         # Better in one seed, worse in another; and better by the same in every seed, an interval of no width.
         ([16, 20.5, 15.5, 20], {"profile": "digits"}, "not", "undecided"),
@@ -165,7 +165,15 @@ def test_light_controls_have_nothing_to_average():
     for control in evidence.controls.values():
         control.light, control.probabilities = True, None
     [row] = ledger.ledger([evidence]).to_dict("records")
-    assert row["verdict"] == "partly" and "not compared with labels x2" in row["why"]
+    assert row["verdict"] == "not" and "the paper's sign" in row["why"] and "too few labels x2 to average" in row["why"]
+    evidence.controls |= {1: run(17), 2: run(20)}
+    [row] = ledger.ledger([evidence]).to_dict("records")
+    assert row["control_gain"] == row["control_gain"], "of the others an average can be made"
+    one = found([12], [16], [16], members=2, column="Ens*2", profile="digits", printed=13.0)
+    [row] = ledger.ledger([one]).to_dict("records")
+    assert row["verdict"] == "not" and "too few labels x2 to average" in row["why"], "one control for two members"
+    [row] = ledger.ledger([found([12], [16], [], members=2, column="Ens*2", profile="digits", printed=13.0)]).to_dict("records")
+    assert row["verdict"] == "partly" and row["why"].endswith("not compared with labels x2")
 
 
 def test_one_seed_is_judged_by_its_images_and_reproduces_nothing():

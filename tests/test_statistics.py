@@ -195,6 +195,11 @@ def test_the_papers_row_stands_beside_ours():
     printed = [row.errors[name] for name in ("Baseline", "BAN-1", "BAN-2", "BAN-3", "Ens*2", "Ens*3")]
     assert list(table["paper"]) == printed == [17.69, 16.62, 16.44, 16.72, 15.39, 15.74]
     assert list(table["measured"]) == [10] * 6 and table["verdict"][0] == ""
+    several = frame(**{"Teacher": [9, 11], "BAN-1": [7, 8], "Ens*2": [5, 6]})
+    several.loc[several["name"] == "Ens*2", "members"] = 2
+    verdicts = statistics.beside_paper(several, "N", controls(**{"labels x2": [8, 9.5]})).set_index("name")["verdict"]
+    assert verdicts["Ens*2"].endswith("(labels x2: not compared)"), "one network is no match for two"
+    assert statistics.beside_paper(several, "N")["verdict"].str.endswith("not run)").sum() == 2
     assert statistics.beside_paper(frame(Teacher=[1, 2]), "DenseNetBC-16-8")["paper"].isna().all()
 
 

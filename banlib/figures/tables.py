@@ -9,6 +9,7 @@ from matplotlib.ticker import EngFormatter
 
 from banlib.figures import style
 from banlib.figures.style import ERROR, GRAY, INK, LIGHT, SMALL, WIDE, color, note, panels, source
+from banlib.paper import statistics as st
 
 PAPER = "the paper, CIFAR-100"
 LOOKS = {"labels alone": ("s", "Teacher"), "taught": ("o", "BAN-1"), "teacher": ("*", "Teacher")}
@@ -85,7 +86,7 @@ def students_gain(gains):
         for row in part[far].itertuples():
             axis.plot(FURTHEST, row.place, "<", color=color("BAN-1"))
             note(axis, f"\N{MINUS SIGN}{-row.share:.0f} %", (FURTHEST, row.place), fontsize=SMALL)
-        clear = (part["share"] - part["ci95"] > 0).sum()
+        clear = sum(row.share > 0 and st.clear(row.share, row.ci95) for row in part.itertuples())
         title = f"{words}:\nclearly better in {clear} of {len(part)}"
         axis.set(title=title, xlabel="errors avoided, %", ylim=(len(networks) - 0.5, -0.5))
         axis.set_xlim(left=max(axis.get_xlim()[0], FURTHEST - 10))

@@ -14,6 +14,7 @@ from banlib.paper.numbers import data
 CONTROL = f"`{st.CONTROL}`"
 RIVAL = f"the control {CONTROL}"
 MISSING = f"The control {CONTROL} was not run, so no gain can be credited to the teacher's output."
+ONE_SEED = "One seed gives no interval, so nothing here can be clear."
 ANSWERS = ("better", "worse", "undecided", "one seed")  # of `statistics.word`
 
 
@@ -53,10 +54,12 @@ def listed(names):
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def over(seeds):
-    """The opening of a sentence."""
-    several = f"Over {data(seeds)} seeds (95 % intervals), "
-    return several if seeds > 1 else "In one seed, which gives no interval, "
+def over(*seeds):
+    """The opening of a sentence about differences, each of so many seeds."""
+    few, most = min(seeds), max(seeds)
+    count = data(most) if few == most else f"{data(few)} to {data(most)}"
+    several = f"Over {count} seeds (95 % intervals), "
+    return several if most > 1 else "In one seed, which gives no interval, "
 
 
 def result(rows, rival, words=FEWER, unit="points", noun="", digits=2):
@@ -90,9 +93,9 @@ def compared(errors, against, names=None, rival=None):
     if not rows:
         return f"Nothing was compared with {rival or _called(against)} here."
     teacher = against == "Teacher"
-    own = ("its teacher", "their teacher")[len(rows) > 1] if teacher else _called(against)
+    own = ("its teacher", "the teacher")[len(rows) > 1] if teacher else _called(against)
     called = [row | {"name": _called(row["name"])} for row in rows]
-    text = f"{over(rows[0]['seeds'])}{result(called, rival or own)}."
+    text = f"{over(*(row['seeds'] for row in rows))}{result(called, rival or own)}."
     beside = [row["name"] for row in rows if row["name"] != st.CONTROL]
     if not (teacher and beside):
         return text
@@ -102,7 +105,8 @@ def compared(errors, against, names=None, rival=None):
 
 
 def _pairs(frame, against, column="error"):
-    return st.paired(frame, against, column).to_dict("records")
+    rows = st.paired(frame, against, column).to_dict("records")
+    return [row for row in rows if row["seeds"]]
 
 
 def _called(name):
@@ -131,7 +135,8 @@ def teacher(errors):
     images = st.binomial(mean, own["images"].iloc[0])
     return (
         f"{over(len(own))}the teacher misreads {error}{spread}. "
-        f"Another test set of this size would move that by about {data(images)} points."
+        "Another test set of this size would move a single network's error by about "
+        f"{data(images)} points."
     )
 
 
@@ -158,20 +163,22 @@ def students(errors, controls, student="BAN-1"):
 
     errors: `statistics.errors`; controls: {name: {seed: Run}}, of `lineage.raise_controls`.
     """
-    frame, answers, clauses = st.with_controls(errors, controls), [], []
+    frame, answers, clauses, seeds = st.with_controls(errors, controls), [], [], []
     if student not in set(frame["name"]):
         return "No student was trained here, so the question stays open."
     for against, rival in {"Teacher": "its teacher", st.CONTROL: RIVAL}.items():
         rows = [row for row in _pairs(frame, against) if row["name"] == student]
         answers += [st.word(row) for row in rows]
+        seeds += [row["seeds"] for row in rows]
         clauses.append(result(rows, rival))
-    seeds = int(frame["name"].eq(student).sum())
+    text = f"{over(seeds[0])}{clauses[0]}"
     if len(answers) < 2:
-        return f"{over(seeds)}{clauses[0]}. {MISSING}"
+        return f"{text}. {MISSING}"
     joint = "and" if answers[0] == answers[1] else "but"
+    joint += f" in {data(seeds[1])} of these seeds" if seeds[1] < seeds[0] else ""
     second = clauses[1].replace(student, "it", 1)
-    end = CONCLUSIONS.get(tuple(answers), NOT_SHOWN) if seeds > 1 else "So nothing is decided"
-    return f"{over(seeds)}{clauses[0]}, {joint} {second}. {end}."
+    end = CONCLUSIONS.get(tuple(answers), NOT_SHOWN) if min(seeds) > 1 else "So nothing is decided"
+    return f"{text}, {joint} {second}. {end}."
 
 
 def later(errors):
@@ -197,7 +204,8 @@ def ensembles(errors):
     rows = [row | {"name": _called(row["name"])} for row in rows]
     best = _called(best)
     text = f"{over(rows[0]['seeds'])}{result(rows, best)}."
-    return f"{text} In hindsight, {best} is the best single network, which favors it."
+    picked = "was picked in hindsight as the best single network, which favors it"
+    return f"{text} {best[0].upper()}{best[1:]} {picked}."
 
 
 def company(table):
@@ -205,12 +213,13 @@ def company(table):
     pairs = st.against_strangers(table)
     if not len(pairs := pairs[pairs["size"] > 1]):
         return "These lineages are too few or too short to compare with unrelated networks."
-    texts, ends = [], {"better": "the lineage does better", "worse": "strangers do better"}
-    ends |= {"undecided": "strangers do as well, as far as these seeds can tell"}
+    texts, ends = [], {"undecided": "these seeds can't tell which of the two does better"}
+    ends |= {"better": "the lineage does better", "worse": "unrelated networks do better"}
     for kind, group in pairs.groupby("kind", sort=False):
         rows = [row | {"name": row["size"]} for row in group.to_dict("records")]
-        text = result(rows, f"as many {kind.replace(st.CONTROL, CONTROL)}", noun=" generations")
-        end = ends.get(st.word(rows[-1]), "one group of strangers decides nothing")
+        strangers = f"as many {kind.replace(st.CONTROL, f'networks of {CONTROL}')}"
+        text = result(rows, strangers, noun=" generations")
+        end = ends.get(st.word(rows[-1]), "one group of unrelated networks decides nothing")
         texts.append(f"Averaged, {text}: at {rows[-1]['size']} members, {end}.")
     return " ".join(texts)
 
@@ -228,13 +237,14 @@ def calibration(errors, names=None):
     for column, words, unit, digits in measures:
         rows = [row for row in _pairs(errors, rival, column) if row["name"] in names]
         rows = [row | {"name": _called(row["name"])} for row in rows]
-        texts.append(result(rows, rival, words, unit, digits=digits))
+        texts.append(result(rows, _called(rival), words, unit, digits=digits))
     return f"{'. '.join(texts)}." if all(texts) else "No student was trained here."
 
 
 def excess(errors):
     """Who claims more than it knows? Mean confidence minus accuracy, of `statistics.errors`."""
-    claims = {"worse": "overconfident", "better": "too modest", "undecided": "about right"}
+    claims = {"worse": "overconfident", "better": "too modest"}
+    claims |= {"undecided": "neither clearly overconfident nor clearly too modest"}
     by_name = errors.groupby("name", sort=False)["excess"]
     groups = {_called(name): st.difference(each) for name, each in by_name}
     texts = []
@@ -276,6 +286,8 @@ def table2(gains, board):
     own = beside["teacher"]
     families = own.groupby(own["network"].str.extract(r"^Match([A-Za-z]+)")[0], sort=False)
     each = listed(f"{share(rows)} {family}s" for family, rows in families)
+    if own["seeds"].max() < 2:
+        return f"{ONE_SEED} {MISSING}"
     text = f"{share(own)} students clearly beat their teacher, a DenseNet: {each}. "
     control = board[(board["column"] == "BAN") & board["control_gain"].notna()]
     rivals = share(control, "control_gain", "control_gain_ci95")
@@ -300,8 +312,8 @@ def cost(result):
     online, first, later = (data(result["distill_over_plain"][name]["median"]) for name in names)
     return (
         f"A student whose teacher is asked each time costs {online} training runs on labels alone. "
-        f"If the teacher's answers are remembered, the first student costs {first} and each later "
-        f"one {later} (medians of {data(result['rounds'])} rounds on one machine)."
+        f"If the teacher's answers are remembered, over 200 epochs the first student costs {first} "
+        f"and each later one {later} (medians of {data(result['rounds'])} rounds on one machine)."
     )
 
 
@@ -310,7 +322,7 @@ def ledger(counts):
     untried = counts.get("not run", 0)
     told = listed(f"{data(count)} {name}" for name, count in counts.items() if name != "not run")
     start = f"Of the {data(sum(counts.values()))} errors that the paper reports"
-    return f"{start}, {data(sum(counts.values()) - untried)} were put to the test: {told}."
+    return f"{start}, {data(sum(counts.values()) - untried)} have a verdict: {told}."
 
 
 def guess(claim, row, control=None):

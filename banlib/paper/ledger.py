@@ -25,9 +25,9 @@ def noise(one, other):
 
 
 RULE = f"""\
-Every number but one claims an improvement on a reference. Students and
-ensembles of table 1 are compared with their own teacher, everything else with
-DenseNetBC-90-60 trained on labels alone. Each number is asked two questions.
+Every number but one is compared with a reference: students and ensembles of
+table 1 with their own teacher, everything else with DenseNetBC-90-60, trained
+on labels alone. Each number is asked two questions.
 
 **Is the value the paper's?** This is asked in the paper's setting alone. The
 answer is yes if the paper's error lies where 95 % of further runs of ours
@@ -41,8 +41,9 @@ reference's errors it is at least {LEAST_SHARE:g} times and at most {MOST_SHARE:
 paper's; a share far above that is another effect, not more of the same. And
 where the paper's student or ensemble improves on its reference, ours must also
 improve, clear of zero over seeds, on `{st.CONTROL}`: the same network, or as many
-of them together, trained without a teacher on twice the label loss. A number
-without such runs is judged without them, and says so.
+of them together, trained without a teacher on twice the label loss. Where such
+runs are too few for an average of as many, that is not shown. A number without
+any such run is judged without them, and says so.
 
 - `reproduced`: yes to both, or to the first where there is no reference.
 - `partly`: yes to one of the two.
@@ -54,7 +55,8 @@ without such runs is judged without them, and says so.
 
 A smaller profile has other networks or images. It is asked only the second
 question, and can earn `partly` at the most. An interval over seeds holds for
-one set of test images; `binomial` is what other images would add."""
+one set of test images; `binomial` is what other images would add to the error
+of a single run, and more than they add to a mean over seeds."""
 
 
 def ledger(evidence):
@@ -63,7 +65,8 @@ def ledger(evidence):
     Errors in %, differences and gains in points, shares in % of the reference's errors. ci95 and
     others of that name are half-widths over seeds; difference is measured minus paper, like with
     like in the paper's setting alone; trained: the network; p_seeds: of the paired t-test, p_images
-    of `over_images`; binomial: of measured; control_gain: over labels x2; why: of the verdict.
+    of `over_images`; binomial: of one run with the error measured; control_gain: over labels x2;
+    why: of the verdict.
     """
     return pd.DataFrame([_line(one) for one in evidence])
 
@@ -81,7 +84,7 @@ def _line(one):
     line |= _improvement(one, errors)
     line["binomial"] = st.binomial(measured, len(runs[0].labels)) if runs else math.nan
     line["control_gain"], line["control_gain_ci95"] = _control_gain(one, errors)
-    line["verdict"], line["why"] = _verdict(line, cell, list(errors.values()))
+    line["verdict"], line["why"] = _verdict(line, one, list(errors.values()))
     return line
 
 
@@ -107,9 +110,10 @@ def _control_gain(one, errors):
     Sets share members, so the interval is the jackknife's, which leaves out one seed at a time; for
     single networks that is the paired t interval.
     """
-    size, controls = len(one.cell.members), one.controls
-    light = size > 1 and any(run.light for run in controls.values())  # nothing to average
-    if size > len(controls) or light:
+    size = len(one.cell.members)
+    # a light record has nothing to average
+    controls = {seed: run for seed, run in one.controls.items() if size == 1 or not run.light}
+    if size > len(controls):
         return math.nan, math.nan
     sets = itertools.combinations(controls, size)
     sets = {seeds: st.error_of([controls[seed] for seed in seeds]) for seeds in sets}
@@ -143,16 +147,17 @@ def over_images(pairs):
     return min(1.0, sorted(values)[middle - 1] * len(values) / middle)
 
 
-def _verdict(line, cell, errors):
+def _verdict(line, one, errors):
     """(verdict, why) of a line, by RULE."""
     if not errors:
         return "not run", "no run"
-    value, value_why, sign, sign_why = None, "", None, "a value alone, in a smaller setting"
+    cell, value, value_why, sign = one.cell, None, "", None
+    sign_why = "it has no reference, and its value belongs to the paper's setting"
     if cell.profile == PAPER_SETTING:
         (value, value_why), sign_why = _value(cell.paper, errors), ""
     if cell.reference:
-        sign, sign_why = _sign(line, cell)
-    lacks = cell.controls and math.isnan(line["control_gain"])
+        sign, sign_why = _sign(line, one)
+    lacks = cell.controls and not one.controls
     control_why = f"not compared with {st.CONTROL}" if lacks else ""
     why = "; ".join(filter(None, (value_why, sign_why, control_why)))
     answers = [answer for answer in (value, sign) if answer is not None]
@@ -177,9 +182,9 @@ def _value(printed_error, errors):
     return bool(inside), why
 
 
-def _sign(line, cell):
+def _sign(line, one):
     """Is the difference from the reference the paper's? None where that is not judged."""
-    gain, half, ratio = line["improvement"], line["improvement_ci95"], math.nan
+    cell, gain, half = one.cell, line["improvement"], line["improvement_ci95"]
     if gain != gain:
         return None, "no run of the reference"
     paper_gain = line["paper_improvement"]
@@ -196,8 +201,10 @@ def _sign(line, cell):
         effect = "another effect" if ratio > MOST_SHARE else "the paper's sign"
         return False, f"{effect}, {number(ratio, 1)} times the paper's share {test}"
     gain, half = line["control_gain"], line["control_gain_ci95"]
-    if gain != gain or paper_gain < 0:
+    if not one.controls or paper_gain < 0:
         return True, f"the paper's sign {test}"
+    if gain != gain:
+        return False, f"the paper's sign {test}, too few {st.CONTROL} to average as many"
     over = f"over {st.CONTROL} {numbers.interval(gain, half, sign=True)}"
     over += "" if half == half else ", too few seeds to tell"
     return gain > 0 and st.clear(gain, half), f"the paper's sign {test}, {over}"

@@ -7,7 +7,7 @@ import pandas as pd
 
 from banlib.paper import numbers, printed
 from banlib.paper import statistics as st
-from banlib.paper.findings import CONTROL, MISSING, listed, over, result, verbs
+from banlib.paper.findings import CONTROL, MISSING, ONE_SEED, listed, over, result, verbs
 from banlib.paper.ledger import PAPER_SETTING
 from banlib.paper.numbers import data
 
@@ -26,13 +26,17 @@ RIVALS = {
 REASONS = {  # how `why` begins where it speaks of a difference, and what that means
     "undecided": "with a difference from the reference that is not clear of zero",
     "the other sign": "with a clear difference of the other sign",
-    "another effect": "with one so much larger than the paper's that it is another effect",
-    "the paper's sign": "with one much smaller than the paper's, or no better than the control",
+    "another effect": "with one so much larger than the paper's that it isn't the same effect",
+    "the paper's sign": "with one much smaller than the paper's, or not clear beside the control",
 }
 
 
 def count(number, noun):
     return f"{data(number)} {noun}{'' if number == 1 else 's'}"
+
+
+def fewer(share):
+    return "fewer" if share > 0 else "more"
 
 
 def ends(shared, own):
@@ -45,7 +49,8 @@ def ends(shared, own):
     ]
     if not rows:
         return "No student of table 2 was trained here."
-    return f"{over(rows[0]['seeds'])}{result(rows, 'the same network with shared ends', UNLIKE)}."
+    start = over(*(row["seeds"] for row in rows))
+    return f"{start}{result(rows, 'the same network with shared ends', UNLIKE)}."
 
 
 def order(frame, gains):
@@ -60,15 +65,17 @@ def order(frame, gains):
             wins[min(zip(errors, TRIPLE, strict=True))[1]][place] += 1
     if not rows:
         return "None of the chosen rows has all three numbers, so there is no order to compare."
-    told = (f"{who} in {data(paper)} and {data(here)}" for who, (paper, here) in wins.items())
-    text = f"In the paper and here, the best of the three by mean error was {listed(told)} of "
-    text += f"{count(len(rows), 'row')}."
+    told = (
+        f"{who} {count(paper, 'time')} in the paper and {count(here, 'time')} here"
+        for who, (paper, here) in wins.items()
+    )
+    text = f"Of {count(len(rows), 'row')}, the best of the three by mean error was {listed(told)}."
     for row in gains[gains["against"] == "teacher"].to_dict("records"):
         if what := SPECIAL.get(row["network"]):
-            here = numbers.interval(row["share"], row["ci95"], 0, sign=True, text=data)
-            paper = data(row["paper_share"], 0, sign=True)
-            text += f" The student {what} avoids {here} % of its teacher's errors here, {paper} %"
-            text += " in the paper."
+            here = numbers.interval(abs(row["share"]), row["ci95"], 0, text=data)
+            text += f" The student {what} makes {here} % {fewer(row['share'])} errors than its "
+            text += f"teacher here; in the paper, {data(abs(row['paper_share']), 0)} % "
+            text += f"{fewer(row['paper_share'])}."
     return f"{text} {MISSING}"
 
 
@@ -90,12 +97,14 @@ def verdicts(errors):
 
 def objectives(errors):
     """Which objectives clearly improve here, in a sentence; errors: as for `verdicts`."""
+    if errors["seed"].nunique() < 2:
+        return ONE_SEED
     table, told = verdicts(errors), []
     for rival, words in RIVALS.items():
         better = table.loc[table[f"here, beside {rival}"] == "better", "objective"]
         names = listed([f"`{name}`" for name in better] or ["no objective"])
         told.append(f"{names} clearly beat{'s' if len(better) < 2 else ''} {words}")
-    return f"Of the four objectives, at the scale of one loss, {listed(told)}."
+    return f"Of the four objectives, at the scale of one loss: {'; '.join(told)}."
 
 
 def ranking(errors):
@@ -114,11 +123,14 @@ def ranking(errors):
 def taught(gains):
     """By name: students that are clearly better or worse than themselves untaught."""
     part, told = gains[gains["against"] == "labels alone"], []
-    for sign in (1, -1):
-        names = [f"`{name}`" for name in part.loc[sign * part["share"] > part["ci95"], "network"]]
-        told.append(listed(names or ["none of these networks"]))
     if part.empty:
         return "No student was compared with its own network trained on labels alone."
+    if part["seeds"].max() < 2:
+        return f"{ONE_SEED} {MISSING}"
+    for sign in (1, -1):
+        clear = [row for row in part.itertuples() if st.clear(row.share, row.ci95)]
+        names = [f"`{row.network}`" for row in clear if sign * row.share > 0]
+        told.append(listed(names or ["none of these networks"]))
     text = f"Being taught clearly lowers the error of {told[0]} and raises that of {told[1]}"
     return f"{text}. {MISSING}"
 
@@ -129,7 +141,8 @@ def networks(audit):
     text = f"{data(len(audit) - len(apart))} of {count(len(audit), 'network')} have the paper's "
     text += f"number of parameters to within {CLOSE:g} %."
     told = [
-        f"`{row['name']}` has {data(row['params'] / 1e6)} million and not {row['params_printed']:g}"
+        f"`{row['name']}` has {data(row['params'] / 1e6)} million where the paper has "
+        f"{row['params_printed']:g}"
         for row in apart.to_dict("records")
     ]
     return f"{text} The others: {listed(told)}." if told else text
@@ -146,8 +159,8 @@ def limits(board):
     taught = board[(board["column"] != "Baseline") & board["profile"].notna()]
     if lacking := int(taught["control_gain"].isna().sum()):
         texts.append(
-            f"For {data(lacking)} of {count(len(taught), 'student')} and ensembles the control "
-            f"{CONTROL} was not run; a longer step alone may explain what they gain."
+            f"For {data(lacking)} of {count(len(taught), 'student')} and ensembles there is no "
+            f"comparison with the control {CONTROL}: a longer step alone may explain their gains."
         )
     return " ".join(texts)
 
@@ -235,8 +248,8 @@ def scale(result, share, rows):
     """The outcome of chapter 6's guesses. share: of answers that a teacher is asked for."""
     text = (
         f"Over two hundred epochs, {data(100 * (1 - share), 0)} % of what a teacher is asked it "
-        "has answered before. Four lineages are four chains, so they can't use more than four GPUs "
-        f"at a time. For the paper's table 1: {workers(rows)}"
+        "has answered before. Four lineages are four chains, so sixteen GPUs finish no sooner than "
+        f"four do, four times as fast as one. For the paper's table 1: {workers(rows)}"
     )
     if result is None:
         return text

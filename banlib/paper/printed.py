@@ -29,7 +29,7 @@ class Row:
 
 UNMET = "the printed count is not met: "
 NOTES = {  # by the beginning of the name, the first that fits
-    "DenseNetBC-112-33": "17 units per block, as depth 106 has: depth 112 has 18, and 6.99 M",
+    "DenseNetBC-112-33": "read as 17 units per block (depth 106); depth 112 has 18, and 6.99 M",
     "DenseNetBC": "a third 1x1 transition, without pooling, follows the last block",
     "MatchPreResNet": UNMET + "no reading tried fits both (7.3 and 17.7 M)",
     "MatchWideResNet": "the printed count leaves out the shared stem and classifier",

@@ -1,7 +1,7 @@
 """Lineages in, data frames out: errors in %, 95 % intervals over seeds, pairs, provenance.
 
 An interval over seeds says where the mean of other seeds would lie, on the same test images.
-Other test images would move it too; `binomial` says how far.
+Other test images would move it too; `binomial` says how far they move a single network's error.
 """
 
 import itertools
@@ -221,17 +221,19 @@ def beside_paper(frame, network, controls=None):
     """Table 1's row of a network beside ours: name, paper (%), measured (%), ci95, seeds, binomial.
 
     And verdict, which is about the claim, not about the value: that belongs to another dataset or
-    size unless network and recipe are the paper's. controls: as for `gains`.
+    size unless network and recipe are the paper's. controls: as for `gains`; they are single
+    networks, so no ensemble is compared with them (`ledger.ledger` averages as many).
     """
     row, table = printed.row(network), summary(frame).rename(columns={"mean": "measured"})
     in_paper = [row and row.errors.get(COLUMNS.get(name, name)) for name in table["name"]]
     table.insert(1, "paper", in_paper)
-    both = with_controls(frame, controls or {})
-    control = {entry["name"]: word(entry) for entry in paired(both, CONTROL).to_dict("records")}
+    single = with_controls(frame, controls or {}).query("members == 1")
+    control = {entry["name"]: word(entry) for entry in paired(single, CONTROL).to_dict("records")}
+    lacking = "not compared" if control else "not run"
     claims = {"better": "beats its teacher", "worse": "worse than its teacher"}
     words = {}
     for entry in paired(frame).to_dict("records"):
-        beside = control.get(entry["name"], "not run")
+        beside = control.get(entry["name"], lacking)
         words[entry["name"]] = f"{claims.get(word(entry), word(entry))} ({CONTROL}: {beside})"
     return table.assign(verdict=[words.get(name, "") for name in table["name"]])
 

@@ -28,7 +28,8 @@ START = 0.1
 PROFILE = PROFILES["cifar100-lite"]
 STEPS = ("rate", "controls", "compute", "generations", "objectives", "table 2", "longer")
 UNFINISHED = "unfinished"  # folder of records: the resume points that a later session goes on from
-WHOLE = ("controls", "generations")  # steps whose lineages are recorded with all probabilities
+WHOLE = ("controls", "generations")  # steps whose lineages are recorded with all probabilities,
+LIGHT = [*CONTROLS][1:]  # and with them labels x2, whose averages ensembles are compared with
 ALL, FEW, ONE = tuple(range(5)), (0, 1, 2), (0,)  # seeds
 DIGITS, DIGITS_SEEDS, LENGTHS = PROFILES["digits"], tuple(range(16)), (20, 40, 80)
 
@@ -74,9 +75,10 @@ def obey(profile, seeds, lengths, store, records, how):
 
 
 def searched(profile, records=lineage.RESULTS):
-    """{epochs: {rate: [held-out error of each seed, %]}} of the searches that were recorded."""
+    """{epochs: {rate: [held-out error, % of each seed, in order]}} of the recorded searches."""
     found, own = {}, [f"{profile.dataset}-dev", profile.network]
-    for record in Store(records).overview().values():
+    runs = Store(records).overview().values()
+    for record in sorted(runs, key=lambda each: each["spec"]["seed"]):
         spec, error = record["spec"], record["results"]["test_error"]
         alike = profile.recipe.lasting(spec["recipe"]["epochs"]).at(spec["recipe"]["lr"])
         wanted = [*own, alike.model_dump(mode="json")]
@@ -142,7 +144,7 @@ def run(
 def train(specs, plans, store, records, how, whole=False):
     """Train what is missing, seed by seed, and copy what is finished to records, however this ends.
 
-    Lineages with all probabilities if whole, else light; teachers with their weights.
+    If whole, all but controls of LIGHT with all probabilities; teachers with their weights.
     """
     teachers = {spec.teacher for plan in (*plans.values(), specs) for spec in plan}
     missing = [
@@ -157,7 +159,7 @@ def train(specs, plans, store, records, how, whole=False):
         for spec in specs:
             key = spec.run_id
             if place_of(key, store):
-                light = not whole or spec.name in CONTROLS
+                light = not whole or spec.name in LIGHT
                 store.export(key, records.root, light=light, weights=key in teachers)
             keep(key, store, records)
 
