@@ -165,7 +165,7 @@ def test_bytes_of_probabilities_are_good_to_a_hundredth(shown):
 def test_a_large_test_set_is_cut_and_the_caption_says_so():
     many = explorers.ensemble("3.2", lineages(seeds=(0, 1), images=4000, classes=100), "Build one.", ALT)
     assert {member["seed"] for member in many.data["members"]} == {0}
-    assert "Build one. Seeds 0 (of 2) and the first 600 of 4,000 test images." in many.text
+    assert "Build one. Seed 0 (of 2) and the first 600 of 4,000 test images." in many.text
     assert len(many.page()) < 300_000
 
 

@@ -84,9 +84,9 @@ def ensemble(number, lineages, caption, alt, source=""):
     errors = {name: metrics.error(each, labels[:count]) for name, each in voices.items()}
     still = bars(alt, {f"seed {seeds[0]}": errors}, shades, "test error, %")
     part = "" if count == len(labels) else f"the first {count:,} of "
-    scope = f"Seeds {', '.join(map(str, seeds))} (of {len(chains)})"
-    scope += f" and {part}{len(labels):,} test images. Probabilities are rounded to a byte, "
-    scope += "which moves an error by 0.2 points and a calibration error by 0.5 at most."
+    scope = f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))} (of {len(chains)})"
+    scope += f" and {part}{len(labels):,} test images. Probabilities are rounded to a byte, which "
+    scope += "changes the class of two images and a calibration error by 0.5 points at most."
     facts |= {"power": POWER, "colors": shades}
     return Explorer("ensemble", number, facts, still, caption, source, scope)
 
@@ -114,7 +114,8 @@ def dark_knowledge(number, chain, dataset, caption, alt, source=""):
         for run, values in zip(chain, given[0], strict=True)
     }
     still = bars(alt, panels, facts["colors"], "probability", (0, 1), pixels[chosen[0]])
-    scope = f"{len(chosen)} of {len(labels):,} test images, first those on which networks disagree."
+    scope = f"{len(chosen)} of {len(labels):,} test images: those on which networks disagree, "
+    scope += "filled up with those of most doubt."
     return Explorer("dark_knowledge", number, facts, still, caption, source, scope)
 
 

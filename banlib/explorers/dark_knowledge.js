@@ -22,11 +22,13 @@ export function mount(root, data) {
     broke: ["the student broke a right answer", image => right(image, 0) && !right(image, student)],
   };
 
-  const walk = slider("image", { min: 1, max: 1, value: 1, show: n => `${n} of ${found.length}` }, value => { place = value - 1; draw(); });
+  const walk = slider("image", { min: 1, max: 1, value: 1, show: n => (found.length ? `${n} of ${found.length}` : "none") }, value => { place = value - 1; draw(); });
   const step = by => () => {
     place = Math.min(found.length - 1, Math.max(0, place + by));
     walk.reset({ value: place + 1 });
     draw();
+    const [used, other] = by < 0 ? [back, on] : [on, back];
+    if (used.disabled) other.focus(); // a disabled button would lose the keyboard
   };
   const back = button("‹ previous", step(-1)), on = button("next ›", step(1));
   const filter = choice("show", Object.entries(kinds).map(([key, [text]]) => [key, text]), value => { kind = value; sift(); });
@@ -57,7 +59,8 @@ export function mount(root, data) {
   function panel(image, member, shown) {
     const start = (image * members.length + member) * classes.length;
     const soft = soften(probabilities.subarray(start, start + classes.length), temperature), points = [];
-    const mark = c => `${c === label[image] ? "▸ " : ""}${classes[c]}`, { name, run } = members[member];
+    const short = name => (name.length > 14 ? `${name.slice(0, 13)}…` : name);
+    const mark = c => `${c === label[image] ? "▸ " : ""}${short(classes[c])}`, { name, run } = members[member];
     const left = Math.min(110, 20 + 7 * Math.max(...shown.map(c => classes[c].length)));
     const said = `${name} says ${classes[predicted[image][member]]}`;
     const { node, X, Y, add } = chart({
@@ -73,6 +76,7 @@ export function mount(root, data) {
   }
 
   function draw() {
+    tell.textContent = "";
     const image = found[place], scope = `${members[student].name} beside the teacher, ${kinds[kind][0]}`;
     back.disabled = place === 0 || !found.length;
     on.disabled = place >= found.length - 1;
@@ -90,7 +94,8 @@ export function mount(root, data) {
     const said = members.map(({ name }, m) => `${name} says ${classes[predicted[image][m]]}`).join(", ");
     state.textContent = `${scope}: image ${place + 1} of ${found.length} (test image ${data.image[image]}), class ${classes[label[image]]}: ${said}; temperature ${number(temperature)}.`;
   }
-  root.append(make("div", { class: "ban-controls" }, filter, ...(students.length > 1 ? [who] : []), walk, back, on, warmth), state,
+  root.append(make("div", { class: "ban-controls" }, filter, ...(students.length > 1 ? [who] : []), walk,
+    make("span", { class: "ban-control" }, back, on), warmth), state,
     make("div", { class: "ban-image" }, canvas), bars, tell);
   sift();
 }

@@ -88,6 +88,7 @@ export function mount(root, data) {
   }
 
   function draw() {
+    tell.textContent = "";
     const chosen = members.filter(member => member.tick.checked);
     const together = chosen.length && metrics(average(chosen.map(member => member.probabilities)), labels, data.classes);
     strips.replaceChildren(...Object.keys(METRICS).map(metric => strip(metric, chosen, together || null)));
@@ -95,9 +96,9 @@ export function mount(root, data) {
     const alone = metric => number(mean(chosen.map(member => member.alone[metric])));
     const say = (metric, unit) => `${number(together[metric])} ${unit} (alone, on average, ${alone(metric)})`;
     const who = chosen.length === 1 ? "One network" : `${chosen.length} networks together`;
-    state.textContent = `${who}: error ${say("error", "%")}, likelihood ${say("nll", "nats")}, calibration error ${say("ece", "%")}.`;
+    state.textContent = `${who}: error ${say("error", "%")}, negative log-likelihood ${say("nll", "nats")}, calibration error ${say("ece", "%")}.`;
   }
   const buttons = Object.entries(presets).map(([text, test]) => button(text, choose(test)));
-  root.append(make("div", { class: "ban-scroll" }, table), make("div", { class: "ban-controls" }, ...buttons), state, strips, tell);
-  choose(presets["one lineage's students"])();
+  root.append(make("div", { class: "ban-scroll" }, table), make("div", { class: "ban-controls" }, ...buttons), state, legend(data.colors), strips, tell);
+  choose(presets[names.length > 1 ? "one lineage's students" : "teachers alone"])();
 }

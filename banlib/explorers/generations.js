@@ -2,10 +2,8 @@
 export function mount(root, data) {
   let set = data.sets[0], reach, seeds, network = data.paper[0].network;
   const state = live(), tell = live("ban-tell"), panels = make("div", { class: "ban-side" });
-  const most = () => ({
-    generations: Math.max(...set.models.map(model => model.generation)),
-    seeds: Math.max(...set.models.map(model => model.runs.length)),
-  });
+  const seedsOf = () => [...new Set(set.models.flatMap(model => model.runs.map(([seed]) => seed)))];
+  const most = () => ({ generations: Math.max(...set.models.map(model => model.generation)), seeds: seedsOf().length });
   ({ generations: reach, seeds } = most());
   const generationsSlider = slider("generations", { min: 0, max: reach, value: reach }, value => { reach = value; draw(); });
   const seedsSlider = slider("seeds", { min: 1, max: seeds, value: seeds, show: n => (n === 1 ? "the first" : `the first ${n}`) },
@@ -28,14 +26,16 @@ export function mount(root, data) {
   const axes = (names, errors, label, bars = []) => {
     const most = 1.6 * Math.max(...errors) + 1, ends = [...errors, ...bars].map(end => Math.min(end, most));
     const low = Math.min(...ends), high = Math.max(...ends), room = 0.08 * (high - low) + 0.1;
-    const xTicks = names.map((name, place) => [place, name]), y = [Math.max(0, low - room), high + room];
+    const short = name => (names.length > 9 ? name.replace("BAN-", "").replace("Teacher", "T") : name);
+    const xTicks = names.map((name, place) => [place, short(name)]), y = [Math.max(0, low - room), high + room];
     const drawn = chart({ label, x: [-0.5, names.length - 0.5], y, xTicks, yLabel: "test error, %", staggered: names.length > 4 });
     return { ...drawn, within: end => Math.min(Math.max(end, y[0]), y[1]) };
   };
 
   function measured() {
-    const models = set.models.filter(model => model.generation <= reach);
-    const runs = models.map(model => model.runs.slice(0, seeds)), points = [], said = [];
+    const chosen = seedsOf().slice(0, seeds), ownOf = model => model.runs.filter(([seed]) => chosen.includes(seed));
+    const models = set.models.filter(model => model.generation <= reach && ownOf(model).length);
+    const runs = models.map(ownOf), points = [], said = [];
     const label = `Measured test error by generation, ${set.title}.`;
     const several = runs.map(group => group.map(([, error]) => error));
     const bars = several.flatMap(errors => [-1, 1].map(side => mean(errors) + side * (half(errors) ?? 0)));
@@ -50,7 +50,7 @@ export function mount(root, data) {
       }
       if (width != null) add("path", { d: `M${X(place)},${Y(within(average - width))}V${Y(within(average + width))}`, class: "ban-bar", style });
       add("circle", { cx: X(place), cy: Y(average), r: 5.5, class: "ban-mean", style });
-      said.push(`${name} ${number(average)}${width == null ? "" : ` ± ${number(width)}`} %`);
+      said.push(`${name} ${number(average)}${width == null ? "" : ` ± ${number(width)}`} %${errors.length < seeds ? ` (${errors.length} of them)` : ""}`);
     });
     pointsThatTell(node, points, text => { tell.textContent = text; });
     const scope = seeds > 1 ? `${seeds} seeds, mean ± 95 % interval` : "One seed, so no interval";
@@ -81,6 +81,7 @@ export function mount(root, data) {
 
   function draw() {
     state.replaceChildren();
+    tell.textContent = "";
     panels.replaceChildren(measured(), printed());
   }
   draw();

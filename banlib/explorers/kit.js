@@ -30,7 +30,7 @@ function decoded(text, Kind = Uint8Array) {
 function slider(text, { min, max, step = 1, value, show = String }, change) {
   const shown = make("span", { class: "ban-value" }, show(value));
   const input = make("input", {
-    type: "range", min, max, step, value, "aria-valuetext": show(value), disabled: min === max,
+    type: "range", min, max, step, value, "aria-label": text, "aria-valuetext": show(value), disabled: min === max,
     oninput() { set(+input.value); change(+input.value); },
   });
   const set = now => {
@@ -41,7 +41,7 @@ function slider(text, { min, max, step = 1, value, show = String }, change) {
   return Object.assign(node, {
     reset(limits) { // other limits; the value stays within them
       Object.assign(input, limits);
-      input.disabled = limits.min === limits.max;
+      input.disabled = input.min === input.max;
       set(+input.value);
       return +input.value;
     },
@@ -122,12 +122,13 @@ function pointsThatTell(node, points, tell) {
   node.setAttribute("role", "application");
   node.setAttribute("tabindex", 0);
   node.setAttribute("aria-label", `${node.getAttribute("aria-label")} Arrow keys step through the points.`);
-  node.addEventListener("pointermove", event => {
+  const near = event => {
     const box = node.getBoundingClientRect(), scale = node.viewBox.baseVal.width / box.width;
     const [x, y] = [(event.clientX - box.left) * scale, (event.clientY - box.top) * scale];
     const far = points.map(point => Math.hypot(point.x - x, point.y - y)), least = Math.min(...far);
     if (least < 24) show(far.indexOf(least));
-  });
+  };
+  for (const kind of ["pointermove", "pointerdown"]) node.addEventListener(kind, near); // a tap moves nothing
   node.addEventListener("keydown", event => {
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
     if (!step || !points.length) return;

@@ -53,7 +53,7 @@ export function mount(root, data) {
     const cells = columns.map(name => make("td", { class: numeric(name) && "ban-right" }, shown(row, name)));
     const lines = [make("tr", {}, make("td", {}, more), ...cells)];
     if (isOpen) {
-      const facts = rest.filter(name => row[name] != null).flatMap(name => [make("dt", {}, NAMES[name] ?? name), make("dd", {}, text(row, name))]);
+      const facts = rest.filter(name => row[name] != null && row[name] !== "").flatMap(name => [make("dt", {}, NAMES[name] ?? name), make("dd", {}, text(row, name))]);
       lines.push(make("tr", {}, make("td", { colspan: columns.length + 1 }, make("dl", { class: "ban-facts" }, ...facts))));
     }
     return lines;
@@ -74,6 +74,6 @@ export function mount(root, data) {
   const corner = make("th", { scope: "col" }, make("span", { class: "ban-hidden" }, "more"));
   const table = make("table", {}, make("thead", {}, make("tr", {}, corner, ...heads)), body);
   root.append(make("div", { class: "ban-controls" }, pick("table", "both"), pick("dataset", "all"), pick("verdict", "all")), state,
-    make("div", { class: "ban-scroll", role: "region", tabindex: 0, "aria-label": data.label }, table));
+    make("div", { class: "ban-scroll ban-wide", role: "region", tabindex: 0, "aria-label": data.label }, table));
   draw();
 }

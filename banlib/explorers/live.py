@@ -29,12 +29,20 @@ ALT = "The teacher learns from labels; each student also learns from the generat
 
 
 class Lineage(Widget):
-    """It obeys {"do": "start", "seed": 3} and {"do": "stop"}; its data hold what was noted."""
+    """It obeys {"do": "start", "seed": 3} and {"do": "stop"}; its data hold what was noted.
+
+    One trains at a time: whoever runs the cell again gets a new one, and the old one stops.
+    """
+
+    current = None
 
     def __init__(self, settings, store, **traits):
         super().__init__(**traits)
         self.settings, self.store, self.watcher = settings, store or Store(), None
         self.on_msg(lambda widget, message, buffers: self.obey(**message))
+        if Lineage.current:
+            Lineage.current.obey("stop")
+        Lineage.current = self
 
     def obey(self, do, seed=None):
         running = self.watcher and not self.watcher.done()

@@ -24,17 +24,20 @@ export function mount(root, data, model) {
 
   function draw() {
     const { status, note, runs } = model.get("data"), now = runs.filter(run => run.rows.length);
-    const busy = status === "training" || status === "stopping";
+    const busy = status === "training" || status === "stopping", held = document.activeElement;
     start.disabled = seed.disabled = busy;
     stop.disabled = status !== "training";
     start.textContent = status === "stopped" ? "Go on" : "Start";
-    panels.replaceChildren(curve("Test error", 2, "%", now), curve("Training loss", 1, "nats", now));
+    if (held === start && busy) stop.focus(); // a disabled button would lose the keyboard
+    if (held === stop && !busy) start.focus();
+    if (!panels.contains(held)) panels.replaceChildren(curve("Test error", 2, "%", now), curve("Training loss", 1, "nats", now));
     const last = now.at(-1);
     const begun = last || status !== "training" ? said[status] : "Starting a process; the first epochs show in a few seconds.";
     const where = last ? ` ${last.name}, epoch ${last.rows.at(-1)[0]} of ${data.epochs}: test error ${number(last.rows.at(-1)[2])} %.` : "";
     state.textContent = `${begun}${where} ${note}`;
   }
   model.on("change:data", draw);
+  panels.addEventListener("focusout", () => setTimeout(draw)); // what a chart in use did not show
   root.append(make("div", { class: "ban-controls" }, make("label", { class: "ban-control" }, make("span", {}, "seed"), seed), start, stop), state, panels, tell);
   draw();
   return () => model.off("change:data", draw);

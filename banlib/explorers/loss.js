@@ -45,6 +45,7 @@ export function mount(root, data) {
   }
 
   function draw() {
+    tell.textContent = "";
     const { p, q, ofLabel, ofTeacher, sum, labelLoss, teacherLoss } = terms(teacher, student, label);
     const { Teacher, "BAN-1": Student } = data.colors;
     panels.replaceChildren(

@@ -55,7 +55,7 @@ def read(app, tree):
             slugs = notes.setdefault("myst_slugs", {})
             slugs[entry[1]] = node.line, entry[1], node.parent.astext()
             notes["entries"][entry[1]] = plain(node.parent)
-        elif 'class="ban-figure"' in text:
+        elif 'class="ban-figure"' in text or 'class="ban-explorer"' in text:
             node[:] = [nodes.Text(set_in(text, f"svg{place}"))]
     for section in tree.findall(nodes.section):
         first = section.next_node(nodes.paragraph)

@@ -117,6 +117,32 @@ def test_a_pointer_is_told_seed_and_run(page):
         assert re.search(r"Teacher, seed 0: [\d.]+ % error, run 0{16}", said(figure))
 
 
+def test_what_was_told_of_one_image_is_not_said_of_the_next_and_its_slider_goes_on(page):
+    with chromium() as driver:
+        driver.get(page)
+        root = all_of(driver, "figure[data-kind=dark_knowledge] .ban-live")[0]
+        [back, on] = all_of(root, "button")
+        all_of(root, "svg")[0].send_keys(Keys.RIGHT)
+        assert "at temperature" in said(root)
+        on.send_keys(Keys.ENTER)
+        assert "image 2 of" in said(root) and "at temperature" not in said(root)
+        slider = next(each for each in all_of(root, "input") if each.accessible_name == "image")
+        slider.send_keys(Keys.END, Keys.LEFT)
+        on.send_keys(Keys.ENTER)
+        assert not on.is_enabled() and driver.switch_to.active_element == back, "the keyboard is not lost"
+
+
+def test_a_tap_tells_what_a_pointer_is_told(page):
+    tap = """const box = arguments[0].getBoundingClientRect();
+        const at = {clientX: box.x + box.width / 2, clientY: box.y + box.height / 2};
+        arguments[0].ownerSVGElement.dispatchEvent(new PointerEvent("pointerdown", at));"""
+    with chromium(390) as driver:
+        driver.get(page)
+        figure = all_of(driver, "figure[data-kind=generations]")[0]
+        driver.execute_script(tap, all_of(figure, ".ban-seed")[0])
+        assert re.search(r"Teacher, seed 0: [\d.]+ % error", said(figure))
+
+
 def test_a_row_of_the_ledger_opens_and_rows_sort_and_filter(page):
     with chromium() as driver:
         driver.get(page)
@@ -160,6 +186,27 @@ def test_the_browser_computes_what_the_library_does(shown):
         soft = in_module(driver, "dark_knowledge", "m.soften([0.7, 0.2, 0.1, 0], 4)")
         powers = [share**0.25 for share in (0.7, 0.2, 0.1, ensemble.SMALLEST)]  # a stored 0 is below that
         assert soft == pytest.approx([power / sum(powers) for power in powers], abs=1e-6)
+
+
+def test_the_first_seeds_are_the_same_for_all_models(shown):
+    """Also where a campaign has trained the students of some seeds only."""
+    seeds = {"Teacher": [0, 1, 2], "BAN-1": [1, 2]}
+    models = [
+        {"name": name, "generation": k, "runs": [[seed, 10.0 + seed, "0" * 16] for seed in own]}
+        for k, (name, own) in enumerate(seeds.items())
+    ]
+    data = shown["generations"].data | {"sets": [{"title": "Ours", "models": models}]}
+    script = f"""{{ const root = document.createElement("div"), said = () => root.querySelector(".ban-state").textContent;
+        m.mount(root, {json.dumps(data)});
+        const all = said(), slider = root.querySelectorAll("input")[1];
+        slider.value = 1;
+        slider.dispatchEvent(new Event("input"));
+        return [all, said()]; }}"""
+    with chromium() as driver:
+        driver.get("about:blank")
+        all_seeds, first = in_module(driver, "generations", script)
+    assert "3 seeds" in all_seeds and "Teacher 11.00 ± 2.48 %, BAN-1 11.50 ± 6.35 % (2 of them)" in all_seeds
+    assert "One seed" in first and "Teacher 10.00 %. " in first, "BAN-1 has no seed 0"
 
 
 # The notebook that Jupyter opens: run before by another program, so it is not trusted.
