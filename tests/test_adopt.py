@@ -125,7 +125,7 @@ def test_other_bytes_are_refused(store, tmp_path, raw, name):
         adopt(tmp_path / name, NAME, "digits", store)
 
 
-def test_by_the_command_line(banlib, store, file):  # noqa: F811
+def test_by_the_command_line(banlib, store, file, monkeypatch):  # noqa: F811
     path = file(weights())
     code, out, _ = banlib("runs", "import", path, "--network", NAME, "--dataset", "digits", "--json")
     found = strict(out)
@@ -134,8 +134,21 @@ def test_by_the_command_line(banlib, store, file):  # noqa: F811
     asked = "--network", NAME, "--gens", 1, "--seeds", 2, "--no-controls", "--plan"
     code, out, _ = banlib("lineage", "--teacher", found["imported"][:6], *asked)
     assert code == 0 and [strict(line)["teacher"] for line in out.splitlines()] == [found["imported"]] * 2
+    code, out, _ = banlib("lineage", "--teacher", found["imported"], *asked[2:])
+    assert {strict(line)["spec"]["network"] for line in out.splitlines()} == {NAME}, "born again: of the teacher's network"
+    own = fit.fit(tiny_spec(), store, "cpu", 1, False)
+    store.export(own.run_id, store.root.with_name("light"))
+    other = fit.fit(tiny_spec(dataset="digits-dev", dataset_digest=datasets.load("digits-dev").digest), store, "cpu", 1, False)
+    monkeypatch.setattr(fit, "fit", lambda *args, **how: pytest.fail("it trained"))
+    for where, teacher, said in (
+        (store.root, other.run_id, "learned digits-dev ("), (store.root, "", "no run starts with ''"),
+        (store.root.with_name("light"), own.run_id, "is a record without weights: train it here"),
+    ):  # fmt: skip
+        for more in ((), ("--plan",)):
+            code, out, err = banlib("lineage", "--teacher", teacher, "--gens", 1, "--seeds", 1, "--store", where, *more)
+            assert code == 2 and out == "" and is_one_line(err) and said in err
     code, out, err = banlib("runs", "import", path, "--network", "DenseNetBC-10-6", "--dataset", "digits")
     assert code == 2 and out == "" and is_one_line(err) and "does not fit DenseNetBC-10-6 for digits" in err
     code, out, _ = banlib("runs", "list", "--json")
-    [listed] = strict(out)
+    listed = next(row for row in strict(out) if row["id"] == found["imported"])
     assert (listed["status"], listed["name"], listed["test_error"]) == ("finished", "Teacher", found["test_error"])

@@ -141,6 +141,8 @@ EARLY = {
     "linage": "No such command 'linage'. Did you mean 'lineage'?",
     "runs lst": "No such command 'lst'. Did you mean 'list'?",
     "runs show abcd": "no run starts with 'abcd'",
+    "table 1 --workers 1,4": "--workers and --speed say what a plan costs: add --dry-run",
+    "table 1 --speed 3": "--workers and --speed say what a plan costs: add --dry-run",
     "runs show ../../etc": "no run starts with '../../etc'",
     "runs list --store nowhere": "Directory 'nowhere' does not exist",
     "networks WideResNet-28": "has 1 numbers, expected 2",
@@ -466,6 +468,20 @@ def test_a_bad_line_is_refused_in_one_sentence(banlib, monkeypatch, harm, said):
     assert code == 2 and out == "" and is_one_line(err) and said in err
     assert err.startswith("banlib: --spec must be one line of `banlib table 1 --plan`, which has an id and a spec: ")
     assert not (home() / "runs").exists()
+
+
+def test_a_plan_of_another_format_is_not_trained_under_its_ids(banlib, monkeypatch, store):
+    spec = tiny_spec().model_copy(update={"format": 7})
+    line = {"id": spec.run_id, "spec": spec.model_dump(mode="json"), "teacher": None}
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(line)))
+    code, out, err = banlib("run", "--spec", "-", "--device", "cpu")
+    assert code == 2 and out == "" and is_one_line(err) and "has format 7, this version of banlib trains format 1" in err
+    assert store.ids() == []
+
+
+def test_jobs_of_an_unset_variable_are_refused(banlib):
+    code, out, err = banlib("table", 1, "--dry-run", "--jobs", "")
+    assert code == 2 and out == "" and "jobs must be 'auto' or an integer from 1 to 256, got ''" in err
 
 
 def test_a_table_of_other_ends_is_another_table(banlib, small_tables, store):

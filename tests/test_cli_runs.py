@@ -136,6 +136,8 @@ def test_verify_lists_all_where_one_cannot_be_read(banlib, filled):  # noqa: F81
     rows = {row["id"]: row for row in strict(banlib("runs", "list", "--json")[1])}
     assert rows[teacher]["status"] == rows[student]["status"] == "damaged" and rows[teacher]["network"] is None
     assert banlib("runs", "show", teacher)[0] == 0 and banlib("runs", "list")[0] == 0
+    (store.root / student / "metrics.jsonl").write_text('{"epoch": 1, "test_error": NaN}\n')
+    assert {row["id"] for row in strict(banlib("runs", "list", "--json")[1])} == {teacher, student}, "NaN is no JSON"
 
 
 def test_a_link_out_of_the_store_is_told_and_not_followed(banlib, filled, tmp_path):  # noqa: F811
@@ -204,3 +206,14 @@ def test_export_light_and_with_weights(banlib, filled, tmp_path):  # noqa: F811
     light, heavy = Store(tmp_path / "light").load(student), Store(tmp_path / "heavy").load(teacher)
     assert light.light and light.error == pytest.approx(store.load(student).error)
     assert heavy.weights().keys() == store.load(teacher).weights().keys() and not heavy.light
+
+
+def test_a_copy_gets_what_it_lacks_and_loses_nothing(banlib, filled, tmp_path):  # noqa: F811
+    store, teacher, _ = filled
+    copies = Store(tmp_path / "copies")
+    kinds = [("--light",), (), ("--light", "--weights"), ("--light",)]
+    found = []
+    for kind in kinds:
+        assert banlib("runs", "export", teacher, "--to", copies.root, *kind)[0] == 0
+        found.append((copies.load(teacher).light, (copies.folder(teacher) / "weights.safetensors").exists()))
+    assert found == [(True, False), (False, False), (False, True), (False, True)]

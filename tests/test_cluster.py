@@ -311,3 +311,6 @@ def test_what_arrives_damaged_is_not_committed(store, tmp_path):
     assert store.ids() == []
     cluster.receive(store, first, contents)
     assert outcome(store.load(first)) == outcome(sender.load(first))
+    (store.folder(first) / "metrics.jsonl").write_text("")
+    cluster.receive(store, first, contents)
+    assert store.status(first) == "finished" and (store.root / "aside" / f"{first}-1").exists(), "a damaged one made way"

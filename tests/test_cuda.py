@@ -23,8 +23,9 @@ NETWORKS = ["DenseNetBC-16-6", "WideResNet-16-4"]  # the first has channels to p
 
 
 @pytest.fixture(autouse=True)
-def float32_is_float32(monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+def float32_is_float32():
+    with machine.own_settings("cuda"):
+        yield
 
 
 def images_on(device, numerics=REFERENCE):

@@ -261,7 +261,7 @@ def test_a_living_holder_of_this_host_is_waited_for(lock, holder, capfd, monkeyp
             disk.exclusive(lock, "run ab12").__enter__()
         timer = multiprocessing.get_context("fork").Process(target=lambda: (time.sleep(1), leave.set()))
         timer.start()
-        with disk.exclusive(lock, "run ab12", wait=True):
+        with disk.exclusive(lock, "run ab12", wait=lambda: None):
             process.join(60)
             assert process.exitcode == 0
         timer.join()
@@ -291,7 +291,7 @@ def test_a_file_system_without_locks_is_named_once_and_trained_on(lock, monkeypa
     monkeypatch.setattr(fcntl, "flock", refuse(number))
     with pytest.warns(UserWarning, match="the file system of .* has no kernel locks .*one machine at a time") as said:
         for _ in range(2):
-            with disk.exclusive(lock, "run ab12", wait=True):
+            with disk.exclusive(lock, "run ab12", wait=lambda: None):
                 assert lock.with_suffix(".held").exists()
     assert len(said) == 1 and not lock.with_suffix(".held").exists()
 
@@ -309,7 +309,7 @@ def test_a_holder_that_cannot_be_seen_is_neither_waited_for_nor_robbed(lock, no_
     with (
         warnings.catch_warnings(action="ignore"),
         pytest.raises(disk.Busy, match=f"^run ab12 is being trained by {who}: {held} says so; remove it if no process"),
-        disk.exclusive(lock, "run ab12", wait=True),
+        disk.exclusive(lock, "run ab12", wait=lambda: None),
     ):
         pass
     assert held.read_text() == left

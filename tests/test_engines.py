@@ -17,7 +17,7 @@ import torch
 from banlib.runs import engines, machine
 from banlib.runs.engines import Plan, Worker, train_missing
 from banlib.runs.fit import OutOfTime
-from banlib.runs.planner import Lost
+from banlib.runs.planner import Lost, side_by_side
 from banlib.runs.recipe import BadInput
 from banlib.runs.store import Store
 from children import outcome
@@ -223,7 +223,43 @@ def test_each_worker_has_a_gpu_of_its_own_where_any_would_do(monkeypatch):
         assert places(device) == [({"CUDA_VISIBLE_DEVICES": str(number % 4)}, "cuda:0") for number in range(5)]
     assert places("cuda:2", torch.device("cuda:2")) == [({}, "cuda:2")] * 5 and engines.default_jobs(None, "cuda:2") == 1
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [environment["CUDA_VISIBLE_DEVICES"] for environment, _ in places("auto")] == ["GPU-a", "GPU-b"] * 2 + ["GPU-a"]
+
+
+def test_a_gpu_that_does_not_compute_gets_no_worker(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(machine, "refusal", lambda name: "no kernel image" if name == "cuda:0" else None)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pytest.warns(UserWarning, match="cuda:0 can't be used"):
+        assert engines.default_jobs(None, "auto") == 2
+    places = [engines.place(number, "auto", torch.device("cuda:1"), None)[0] for number in range(3)]
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in places] == ["1", "2", "1"]
+
+
+def test_what_an_engine_has_no_use_for_is_refused(store):
+    specs = [tiny_spec()]
+    with pytest.raises(BadInput, match="an address is of a Ray cluster; engine 'here' has none"):
+        engines.train_missing(specs, store, "cpu", engine="here", address="127.0.0.1:1")
+    with pytest.raises(BadInput, match="engine 'here' trains one run after another; jobs must be 1, got 2"):
+        engines.train_missing(specs, store, "cpu", 2, engine="here")
+    assert store.ids() == []
+
+
+@pytest.mark.timeout(120)
+def test_a_worker_that_fails_in_its_own_way_keeps_nobody_waiting():
+    class Failing:
+        ready, stop, close = (lambda self: True), (lambda self: None), (lambda self: None)
+
+        def train(self, until, spec):
+            if spec.generation == 0:
+                raise OSError("no room for what came") if spec.seed else AttributeError("a bug")
+
+    specs = lineages(seeds=(0, 1, 2))
+    plan = Plan({spec.run_id: spec for spec in specs}, by_cost=True)
+    side_by_side(plan, [Failing(), Failing()], False, "nowhere")
+    told = plan.told()
+    assert len(told) == 3 and "AttributeError: a bug (blocked: BAN-1" in told[0] and "no room for what came (blocked" in told[1]
 
 
 def test_jobs_are_the_cores_where_runs_use_one_thread_on_the_cpu(monkeypatch):

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import hashlib
 import shutil
+import threading
 import time
 import types
 import warnings
@@ -15,7 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 import children
 from banlib import loop, objectives, teachers
 from banlib.ensemble import error
-from banlib.runs import accelerate, datasets, fit, machine
+from banlib.runs import accelerate, datasets, disk, fit, machine
 from banlib.runs.fit import OutOfTime, network_of, new_network
 from banlib.runs.store import Store
 from banlib.views import Augmented, draw_epoch
@@ -705,3 +706,19 @@ def test_training_imports_nothing_that_it_does_not_need(tmp_path):
     child = children.start(children.train_lightly, [teacher, tiny_spec(1, teacher.run_id)], tmp_path)
     child.join()
     assert child.exitcode == 0
+
+
+def test_time_is_up_while_another_process_has_the_run(store, monkeypatch):
+    monkeypatch.setattr(disk, "SILENT", 0)
+    spec, told = tiny_spec(), []
+
+    def second():
+        with pytest.raises(fit.OutOfTime, match="is not finished"):
+            fit.fit(spec, store, "cpu", 1, False, until=time.monotonic() + 2)
+        told.append(True)
+
+    with store.claim(spec):
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        waiting.join(120)
+        assert told == [True]

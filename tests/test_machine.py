@@ -142,6 +142,21 @@ def test_a_tiny_computation_is_right_on_the_cpu(monkeypatch):
 # Settings
 
 
+@pytest.mark.parametrize("before", ["tf32", "ieee"])
+def test_float32_is_float32_whatever_the_process_has_set(before):
+    places = [torch.backends.cudnn.conv, torch.backends.cuda.matmul]
+    usual = [place.fp32_precision for place in places]
+    try:
+        for place in places:
+            place.fp32_precision = before
+        with machine.own_settings("cuda"):
+            assert [place.fp32_precision for place in places] == ["ieee", "ieee"]
+        assert [place.fp32_precision for place in places] == [before, before]
+    finally:
+        for place, value in zip(places, usual, strict=True):
+            place.fp32_precision = value
+
+
 def test_settings_are_for_the_inside_alone():
     asked = torch.are_deterministic_algorithms_enabled
     with pytest.raises(KeyError), machine.own_settings("cpu", deterministic=True):

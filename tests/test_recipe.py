@@ -25,6 +25,17 @@ def test_the_papers_schedule():
     assert paper.nesterov and paper.flip and paper.pad == 4 and paper.border == "reflect" and paper.dropout == 0.3
 
 
+def test_a_recipe_of_another_length_or_rate_is_checked_as_any():
+    """An epoch is the least that a milestone can be; what is trained must be readable."""
+    for epochs in range(1, 81):
+        spec = tiny_spec(recipe=PROFILES["digits"].recipe.lasting(epochs))
+        assert RunSpec.model_validate_json(spec.canonical()) == spec and spec.recipe.epochs == epochs
+    assert PROFILES["digits"].recipe.lasting(1).lr_at(1) == PROFILES["digits"].recipe.lr
+    for change in (lambda: TINY.at(0), lambda: TINY.lasting(0), lambda: TINY.but(epoch=3)):
+        with pytest.raises(ValidationError):
+            change()
+
+
 def test_every_determinant_changes_the_run_id():
     spec = tiny_spec()
     others = [

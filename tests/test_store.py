@@ -578,6 +578,25 @@ def test_case_9_a_run_in_training_is_not_removed_and_its_holder_is_named(store):
     assert store.status(spec.run_id) == "live"
 
 
+def test_who_waits_may_stop_waiting(store, monkeypatch):
+    spec, left = SPEC.model_copy(update={"seed": 1}), []
+    monkeypatch.setattr(disk, "SILENT", 0)
+
+    def late():
+        raise TimeoutError
+
+    def second():
+        with pytest.raises(TimeoutError), store.claim(spec, late):
+            pass
+        left.append(True)
+
+    with store.claim(spec):
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        waiting.join(60)
+        assert left == [True], "while the other holds it"
+
+
 def test_case_9_who_waits_finds_the_run_finished(store, capfd):
     spec, started, trained = SPEC.model_copy(update={"seed": 1}), threading.Event(), []
 

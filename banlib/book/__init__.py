@@ -141,7 +141,8 @@ def digest(paths, base):
 
 def library_inputs(root):
     """What every chapter's outputs hang on, besides the chapter."""
-    imported = [path for path in PACKAGE.rglob("*.py") if path.parent.name != "cli"]
+    imported = [path for path in PACKAGE.rglob("*.*") if path.suffix in (".py", ".mplstyle")]
+    imported = [path for path in imported if path.parent.name != "cli"]
     required = importlib.metadata.requires("banlib") or []
     names = {re.match(r"[\w.-]+", line)[0] for line in required if "extra ==" not in line}
     versions = {name: importlib.metadata.version(name) for name in sorted(names)}

@@ -93,11 +93,11 @@ def execute(notebook, output, parameters, config):
 
 def stop(futures):
     """Let the chapters that run save their training, then end them; futures: those of `execute`."""
-    Kernel.stopped = True
+    Kernel.stopped, begun = True, [each for each in futures if not each.cancelled()]
     for end in (signal.SIGINT, getattr(signal, "SIGKILL", signal.SIGTERM)):
         for process in list(Kernel.running):
             process.send_signal(end)
-        wait(futures, PATIENCE)
+        wait(begun, PATIENCE)
     Kernel.stopped = False
 
 

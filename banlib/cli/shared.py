@@ -84,7 +84,7 @@ def check_how(minutes, jobs=None, **how):
     """Those options as keywords. jobs: None where there is no such option."""
     from banlib.runs.parameters import check_jobs, check_minutes
 
-    how |= {"jobs": check_jobs(jobs)} if jobs else {}
+    how |= {"jobs": check_jobs(jobs)} if jobs is not None else {}
     return how | {"until": check_minutes(minutes)}
 
 

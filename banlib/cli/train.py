@@ -15,7 +15,7 @@ ABOVE_0 = click.FloatRange(0, min_open=True)
 @option("--network", help="A name as `banlib networks` knows them.")
 @option("--gens", help="Generations of students after the teacher, 0 to 20.")
 @shared.seeds
-@click.option("--teacher", metavar="ID", help="A finished run that teaches BAN-1, of each seed.")
+@click.option("--teacher", metavar="ID", help="A finished run that teaches BAN-1, of its network.")
 @shared.training
 @flag("--no-controls", help="Without BAN-1's controls, which have no teacher or half the loss.")
 @shared.plan
@@ -42,9 +42,11 @@ def lineage(
     from banlib.paper import findings, numbers, statistics
     from banlib.runs import lineage
 
+    if teacher is not None:
+        run = store.load(store.find(teacher))
+        own = run.spec.network if network == "auto" else settings.network
+        settings = lineage.taught_by(settings._replace(network=own), run)
     models.params(settings.network)  # refuses a network too large to build
-    if teacher:
-        settings = settings._replace(teacher=store.load(store.find(teacher)).spec)
     names = tuple(CONTROLS) if settings.gens and not no_controls else ()
     if plan:
         return shared.print_plan(lineage.runs(settings, names), store)
@@ -62,6 +64,8 @@ def lineage(
         click.echo("\ngains in points, over the teacher and over the control")
         shared.emit(table.dropna(axis=1, how="all"))
         click.echo(f"\n{numbers.plain(sentence)}")
+    if settings.teacher:
+        click.echo(f"\nTeacher: {run.spec.network}, run {run.run_id}, one for all seeds")
     click.echo(f"\n{statistics.provenance(lineages)}")
 
 
@@ -112,6 +116,8 @@ def table(number, profile, rows, seeds, teacher, share_ends, device, plan, worke
 
     dry_run, speed = how.pop("dry_run"), how.pop("speed")
     number, how = printed.check_table(number), shared.check_how(**how)
+    if (workers or speed) and not dry_run:
+        raise recipe.BadInput("--workers and --speed say what a plan costs: add --dry-run")
     settings = parameters.check_parameters(profile, seeds=seeds)
     rows = printed.check_rows(rows, number)
     if number == 1 and not (teacher == "auto" and share_ends):

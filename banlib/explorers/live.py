@@ -91,7 +91,7 @@ class Lineage(Widget):
 def live_training(number=None, network="DenseNetBC-10-4", gens=2, store=None):
     """Raise a small lineage on the digits and watch it; with a kernel, so in Jupyter alone."""
     settings = check_parameters("digits", network, gens, 1)
-    recipe = settings.profile.recipe.model_copy(update={"test_every": 1})
+    recipe = settings.profile.recipe.but(test_every=1)
     settings = settings._replace(profile=settings.profile._replace(recipe=recipe))
     names = ["Teacher", *(f"BAN-{k}" for k in range(1, gens + 1))]
     data = {"status": "new", "note": "", "seed": 100, "epochs": recipe.epochs, "runs": []}

@@ -78,7 +78,7 @@ def recipe_of(profile, network):
     """
     wide = names.parse(network)[1] in ("WideResNet", "MatchWideResNet")
     changes = {"dropout": 0.0} if wide and profile.shrink != (1, 1) else {}
-    return profile.recipe.model_copy(update=changes)
+    return profile.recipe.but(**changes)
 
 
 def plan(table, profile, rows="auto", seeds=None, teacher=None, share_ends=True):

@@ -158,12 +158,17 @@ def files(store, run_id):
 
 
 def receive(store, run_id, contents):
-    """Commit the files of a finished run, after every byte was checked. Raises RunDamaged."""
+    """Commit the files of a finished run, after every byte was checked. Raises RunDamaged.
+
+    A damaged one that is in its place is set aside.
+    """
     with tempfile.TemporaryDirectory() as arrivals:
         folder = Path(arrivals, run_id)
         folder.mkdir()
         for name, raw in contents.items():
             (folder / Path(name).name).write_bytes(raw)
+        if store.status(run_id) == "damaged":
+            store.set_aside(store.folder(run_id))
         Store(arrivals).export(run_id, store.root, weights=True)
 
 

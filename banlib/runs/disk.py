@@ -135,12 +135,13 @@ def discard(folder, doomed=None):
 
 
 @contextlib.contextmanager
-def exclusive(path, what, wait=False):
+def exclusive(path, what, wait=None):
     """Hold the lock `<store>/locks/<run id>.lock` of a run, which `what` names in messages.
 
     A kernel lock: a crash frees it, no clock is read. Where the file system has none, a warning
-    says so once and a file that names the holder stands in. Waits, or raises Busy at once; never
-    waits for a holder that can't be seen from here. OSError if the store cannot be written.
+    says so once and a file that names the holder stands in. wait: called each second in which
+    another process has it, and may raise; without it Busy is raised at once, as for a holder that
+    can't be seen from here. OSError if the store cannot be written.
     """
     lock, note = lock_of(path), path.with_suffix(".json")
     soft = isinstance(lock, SoftFileLock)
@@ -158,7 +159,10 @@ def exclusive(path, what, wait=False):
             lock.acquire(timeout=SILENT)
         except Timeout:
             print(f"{said}; waiting for it", file=sys.stderr)
-            lock.acquire()
+            while not lock.is_locked:
+                wait()
+                with contextlib.suppress(Timeout):
+                    lock.acquire(timeout=1)
     try:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         holder = {"process": os.getpid(), "host": socket.gethostname(), "since": since}

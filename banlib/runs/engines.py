@@ -23,7 +23,7 @@ from banlib.runs import fit, machine
 from banlib.runs.datasets import facts
 from banlib.runs.fit import OutOfTime
 from banlib.runs.planner import PATIENCE, Plan, attend, outcome, side_by_side, simulate
-from banlib.runs.recipe import RunSpec, named
+from banlib.runs.recipe import BadInput, RunSpec, named
 from banlib.runs.store import Store
 
 __all__ = ["simulate", "train_missing"]
@@ -52,6 +52,10 @@ def train_missing(
     for each failure, which names the runs that it blocks; all others are trained.
     """
     named("engine", engine, ENGINES)
+    if address and engine not in ("auto", "ray"):
+        raise BadInput(f"an address is of a Ray cluster; engine {engine!r} has none")
+    if engine == "here" and (jobs or 1) > 1:
+        raise BadInput(f"engine 'here' trains one run after another; jobs must be 1, got {jobs}")
     missing = {spec.run_id: spec for spec in specs if store.status(spec.run_id) != "finished"}
     if not missing:
         return []
@@ -80,7 +84,12 @@ def default_jobs(threads, device):
     """One for each core where runs use one thread on the CPU, one for each GPU; else one."""
     if machine.choose_device(device).type == "cpu":
         return machine.cores() if threads == 1 else 1
-    return torch.cuda.device_count() if str(device) in ("auto", "cuda") else 1
+    return len(usable()) if str(device) in ("auto", "cuda") else 1
+
+
+def usable():
+    """The numbers of the CUDA devices that compute."""
+    return [n for n in range(torch.cuda.device_count()) if not machine.refusal(f"cuda:{n}")]
 
 
 def place(number, device, chosen, threads):
@@ -90,6 +99,7 @@ def place(number, device, chosen, threads):
         return environment, str(chosen)
     names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     names = [name for name in names if name] or range(torch.cuda.device_count())
+    names = [names[each] for each in usable()]
     return environment | {"CUDA_VISIBLE_DEVICES": str(names[number % len(names)])}, "cuda:0"
 
 

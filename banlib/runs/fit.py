@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import warnings
+from functools import partial
 
 import torch
 from tqdm import tqdm
@@ -22,7 +23,7 @@ from banlib.objectives import objective_loss
 from banlib.runs import accelerate as speed_ups
 from banlib.runs import datasets, machine
 from banlib.runs.networks import load_teacher, network_of, new_network, pack, tested, unpack
-from banlib.runs.recipe import named
+from banlib.runs.recipe import FORMAT, named
 from banlib.runs.store import Diverged, RunMissing, Store
 from banlib.views import Augmented, draw_epoch
 
@@ -78,6 +79,9 @@ def fit(
         _, *litter = store.places(spec.run_id)  # of a crash just after the commit
         if store.status(spec.run_id) == "finished" and not any(map(os.path.exists, litter)):
             return store.load(spec.run_id)
+        if spec.format != FORMAT:
+            own = f"this version of banlib trains format {FORMAT}: write the plan again"
+            raise ValueError(f"{what} has format {spec.format}, {own}")
         if spec.imported:
             raise RunMissing(f"{what} has imported weights: `banlib runs import` them again")
         if time.monotonic() > until:
@@ -86,7 +90,7 @@ def fit(
         student = new_network(spec, dataset)
         if spec.share_ends:
             models.share_ends(student, teacher)
-        with store.claim(spec) as work:
+        with store.claim(spec, partial(check_time, what, until)) as work:
             if sentence := work.diverged():
                 raise Diverged(f"{sentence}; `banlib runs rm {spec.run_id}` forgets it")
             if not work.finished.exists():
@@ -281,11 +285,15 @@ def watched(what, numerics, device, until):
     """The context of each forward pass, of student and teacher: the clock is looked at there."""
 
     def autocast():
-        if time.monotonic() > min(until, last_moment):
-            raise OutOfTime(f"{what} is not finished")
+        check_time(what, until)
         return numerics.autocast(device)
 
     return autocast
+
+
+def check_time(what, until):
+    if time.monotonic() > min(until, last_moment):
+        raise OutOfTime(f"{what} is not finished")
 
 
 def warn_if_moved(spec, before, now):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from banlib import loop
 from banlib.runs import datasets, engines
-from banlib.runs.recipe import CONTROLS, PROFILES, Profile, RunSpec, Settings
-from banlib.runs.store import Store
+from banlib.runs.recipe import CONTROLS, PROFILES, BadInput, Profile, RunSpec, Settings
+from banlib.runs.store import WEIGHTS, Store
 from banlib.runs.work import RunDamaged
 
 HERE = Path(__file__).parents[1]
@@ -54,6 +54,21 @@ def plan(settings, objective="label+teacher", temperature=1.0):
         return loop.born_again(lambda *student: spec(seed, *student), settings.gens)
 
     return {seed: lineage(seed) for seed in settings.seeds}
+
+
+def taught_by(settings, run):
+    """The settings with a finished run as the teacher of BAN-1, of each seed.
+
+    Raises BadInput if it learned other images, or is a record without weights.
+    """
+    own, dataset = run.spec, settings.profile.dataset
+    if own.dataset_digest != (digest := datasets.facts(dataset).digest):
+        both = f"{own.dataset} ({own.dataset_digest:.8}), its students {dataset} ({digest:.8})"
+        raise BadInput(f"teacher {run.run_id} learned {both}; both need the same images")
+    if not (run.folder / WEIGHTS).exists():
+        remedy = "train it here, or import them (banlib runs import)"
+        raise BadInput(f"teacher {run.run_id} is a record without weights: {remedy}")
+    return settings._replace(teacher=own)
 
 
 def controls(settings, names=tuple(CONTROLS)):

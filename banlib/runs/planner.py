@@ -108,7 +108,11 @@ def attend(plan, train, ready=lambda: True):
     """Train what a plan has for this engine, or for one of its workers while that is ready."""
     spec = None
     while ready() and (spec := plan.take(spec)):
-        plan.settle(spec, train(spec))
+        try:
+            failure = train(spec)
+        except Exception as error:  # else all who wait for this run would wait for ever
+            failure = f"{spec.network} {spec.name} (run {spec.run_id}): {sentence(error)}"
+        plan.settle(spec, failure)
 
 
 def simulate(specs, seconds_of, workers):
@@ -137,7 +141,11 @@ def outcome(spec, store, device, **options):
     except OutOfTime as late:
         return late
     except Exception as error:  # one of many: the others go on
-        return str(error) if isinstance(error, TOLD) else f"{type(error).__name__}: {error}"
+        return sentence(error)
+
+
+def sentence(error):
+    return str(error) if isinstance(error, TOLD) else f"{type(error).__name__}: {error}"
 
 
 def side_by_side(plan, workers, progress, where):

@@ -86,12 +86,16 @@ class Recipe(Frozen):
 
     def at(self, rate):
         """The same recipe with another learning rate."""
-        return self.model_copy(update={"lr": float(rate)})
+        return self.but(lr=float(rate))
 
     def lasting(self, epochs):
         """The same recipe stretched or shortened, its milestones too."""
-        milestones = tuple(round(last * epochs / self.epochs) for last in self.lr_milestones)
-        return self.model_copy(update={"epochs": epochs, "lr_milestones": milestones})
+        milestones = (round(last * epochs / self.epochs) for last in self.lr_milestones)
+        return self.but(epochs=epochs, lr_milestones=tuple(max(1, last) for last in milestones))
+
+    def but(self, **changes):
+        """The same recipe with other values, which are checked as any."""
+        return Recipe(**self.model_dump() | changes)
 
 
 class RunSpec(Frozen):

@@ -149,7 +149,7 @@ class Store:
         """Folders of a run: finished, in progress, being built or removed."""
         return self.folder(run_id), self.folder(run_id, "live"), self.inside(f"tmp-{run_id}")
 
-    def lock(self, run_id, what=None, wait=False):
+    def lock(self, run_id, what=None, wait=None):
         return exclusive(self.inside("locks", f"{run_id}.lock"), what or f"run {run_id}", wait)
 
     def ids(self):
@@ -160,7 +160,7 @@ class Store:
 
     def find(self, prefix):
         """The one id that starts with prefix; ValueError if none or several do."""
-        matches = [run_id for run_id in self.ids() if run_id.startswith(str(prefix))]
+        matches = [run_id for run_id in self.ids() if prefix and run_id.startswith(str(prefix))]
         if len(matches) != 1:
             what = f"{len(matches)} runs start" if matches else "no run starts"
             where = f"{str(prefix)!r} in {self.root}"
@@ -219,12 +219,15 @@ class Store:
         return found
 
     @contextlib.contextmanager
-    def claim(self, spec):
-        """The right to train spec, as a `Work`; waits, and says for whom, while another has it."""
+    def claim(self, spec, wait=lambda: None):
+        """The right to train spec, as a `Work`; waits, and says for whom, while another has it.
+
+        wait: called each second of that, and may raise.
+        """
         run_id = spec.run_id
         finished, live, building = self.places(run_id)
         what = f"run {run_id} ({spec.network} {spec.name}, seed {spec.seed})"
-        with self.lock(run_id, what, wait=True):
+        with self.lock(run_id, what, wait):
             discard(building)
             if finished.exists() and (problems := self.problems(run_id)):
                 aside = f"set aside as {self.set_aside(finished)}"
@@ -257,16 +260,20 @@ class Store:
         return target
 
     def export(self, run_id, root, light=False, weights=False):
-        """Copy a finished run into another store, as for results/; what is there stays.
+        """Copy a finished run into another store, as for results/. Returns the copy.
 
-        light: predictions instead of all probabilities; weights: with them. Returns the copy.
+        light: predictions instead of all probabilities; weights: with them. A copy that is there
+        stays, unless it has less than that.
         """
         run, target = self.load(run_id), Store(root)
         folder, building = target.folder(run_id), target.inside(f"tmp-{run_id}-copy")
         target.root.mkdir(parents=True, exist_ok=True)
         with SoftFileLock(target.inside(f"tmp-{run_id}.held"), timeout=60):  # leaves no file there
+            wanted = contents(run, light and not (folder / WHOLE).exists(), weights)
+            if not all((folder / name).exists() for name in {WHOLE, WEIGHTS} & wanted.keys()):
+                discard(folder, target.inside(f"tmp-{run_id}"))
             if not folder.exists():
-                work.commit(contents(run, light, weights), building, folder)
+                work.commit(wanted, building, folder)
         return target.load(run_id)
 
 

@@ -174,7 +174,16 @@ def header(raw):
 
 
 def read_json(path):
-    return json.loads(path.read_bytes())
+    return parsed(path.read_bytes())
+
+
+def parsed(raw):
+    """A JSON text, in which NaN and infinities, that JSON does not have, are a ValueError."""
+    return json.loads(raw, parse_constant=float_of_json)
+
+
+def float_of_json(text):
+    raise ValueError(f"{text} is no number of JSON")
 
 
 def read_metrics(path):
@@ -184,7 +193,7 @@ def read_metrics(path):
     for number, line in enumerate(lines, 1):
         try:
             if line.strip():
-                row = json.loads(line)
+                row = parsed(line)
                 rows[row["epoch"]] = row  # the later of two rows for one epoch
         except STRANGE:
             if number < len(lines):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from books import HEADLINE, PARAMETERS, ROOT, small_book, write_chapter
@@ -399,6 +400,19 @@ finally:
     assert process.returncode == code and out == "" and (tmp_path / "saved").exists()
     assert "Traceback" not in err and "Error" not in err and len(err.splitlines()) < 4
     assert "again" in err.splitlines()[-1]
+
+
+def test_a_stop_does_not_wait_for_chapters_that_never_began(monkeypatch):
+    monkeypatch.setattr(kernel, "PATIENCE", 600)
+    begun, ended = threading.Event(), threading.Event()
+    pool = ThreadPoolExecutor(1)
+    futures = [pool.submit(lambda: (begun.set(), ended.wait())), pool.submit(pytest.fail)]
+    assert begun.wait(60) and futures[1].cancel()
+    ended.set()
+    stopping = threading.Thread(target=kernel.stop, args=[futures], daemon=True)
+    stopping.start()
+    stopping.join(120)
+    assert not stopping.is_alive()
 
 
 LIGHT = ("__init__.py", "names.py", "book/__init__.py", "book/scripts.py", "figures/__init__.py", "paper/__init__.py")
