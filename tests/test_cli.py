@@ -117,11 +117,13 @@ def test_version(banlib):
 
 
 def test_choices_are_those_of_the_library():
-    from banlib.runs import accelerate, engines
+    from banlib.cli import train
+    from banlib.runs import accelerate, campaign, engines
 
     assert set(commands.NAMES) == {*datasets.DATASETS, *datasets.DEV}
     assert set(shared.SPEED_UPS) <= set(accelerate.NAMES)
     assert tuple(shared.ENGINE.choices) == engines.ENGINES
+    assert train.STEPS == campaign.STEPS
 
 
 EARLY = {
@@ -141,8 +143,8 @@ EARLY = {
     "linage": "No such command 'linage'. Did you mean 'lineage'?",
     "runs lst": "No such command 'lst'. Did you mean 'list'?",
     "runs show abcd": "no run starts with 'abcd'",
-    "table 1 --workers 1,4": "--workers and --speed say what a plan costs: add --dry-run",
-    "table 1 --speed 3": "--workers and --speed say what a plan costs: add --dry-run",
+    "table 1 --workers 1,4": "--workers and --speed need --dry-run; --jobs trains side by side",
+    "table 1 --speed 3": "--workers and --speed need --dry-run; --jobs trains side by side",
     "runs show ../../etc": "no run starts with '../../etc'",
     "runs list --store nowhere": "Directory 'nowhere' does not exist",
     "networks WideResNet-28": "has 1 numbers, expected 2",
@@ -156,7 +158,7 @@ EARLY = {
     "table 1 --seeds 0": "seeds must be a count",
     "table 1 --minutes soon": "minutes must be a number above 0, got 'soon'",
     "table 1 --dry-run --speed 0": "0.0 is not in the range x>0",
-    "table 1 --dry-run --workers 1,none": "or an integer from 1 to 256, got 'none'",
+    "table 1 --dry-run --workers 1,none": "workers must be an integer from 1 to 256, got 'none'",
     "ledger --table three": "table must be 1 or 2, got 'three'",
     "ledger --profile lite": "unknown profile 'lite'; did you mean",
     "campaign --minutes -1": "minutes must be a number above 0, got '-1'",
@@ -457,7 +459,7 @@ def test_a_loop_carries_a_plan_one_line_at_a_time(banlib, tiny, store, tmp_path,
     (lambda line: json.dumps([line]), "list indices"),
     (lambda line: json.dumps(line | {"id": "0" * 16}), "the id is 0000000000000000, the spec hashes to"),
     (lambda line: json.dumps(line | {"spec": line["spec"] | {"seed": -1}}), "seed: Input should be greater than or equal to 0"),
-    (lambda line: json.dumps({"id": line["id"]}), "'spec'"),
+    (lambda line: json.dumps({"id": line["id"]}), "it lacks 'spec'"),
     (lambda line: json.dumps(line) + "\n" + json.dumps(line), "Extra data"),
 ])  # fmt: skip
 def test_a_bad_line_is_refused_in_one_sentence(banlib, monkeypatch, harm, said):
@@ -466,7 +468,7 @@ def test_a_bad_line_is_refused_in_one_sentence(banlib, monkeypatch, harm, said):
     monkeypatch.setattr("sys.stdin", io.StringIO(harm(line)))
     code, out, err = banlib("run", "--spec", "-")
     assert code == 2 and out == "" and is_one_line(err) and said in err
-    assert err.startswith("banlib: --spec must be one line of `banlib table 1 --plan`, which has an id and a spec: ")
+    assert err.startswith("banlib: --spec must be one line of a --plan, which has an id and a spec: ")
     assert not (home() / "runs").exists()
 
 

@@ -271,7 +271,9 @@ def test_an_error_of_the_run_itself_is_not_tried_again(store):
 
 def test_without_ray_it_is_said_what_to_install(store, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(BadInput, match=r'^the engine ray needs Ray, which is not installed: pip install "banlib\[ray\]"$'):
+    with pytest.raises(
+        BadInput, match=r"^the engine ray needs Ray, which is not installed: `pip install '.\[ray\]'` in the checkout$"
+    ):
         engines.train_missing([tiny_spec()], store, engine="ray")
     assert not store.root.exists()
 

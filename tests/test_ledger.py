@@ -68,8 +68,8 @@ OURS, TEACHERS = [16, 16.5, 15.5, 16], [18, 19, 17.5, 18]  # gains 2, 2.5, 2, 2:
         (8 * [16, 16.5], {"printed": 20.0, "profile": "digits"}, "not", "the other sign"),
         (8 * [16, 16.5], {"reference": None}, "reproduced", "within"),  # a baseline, by its value
         (8 * [16, 16.5], {"reference": None, "printed": 20.0}, "not", "outside"),
-        (8 * [16, 16.5], {"reference": None, "profile": "digits"}, "not run", "it has no reference"),
-        ([16, 16, 16], {"reference": None}, "not run", "16.00 ± 0.00 %, which does not tell"),  # no width
+        (8 * [16, 16.5], {"reference": None, "profile": "digits"}, "not asked", "it has no reference"),
+        ([16, 16, 16], {"reference": None}, "not asked", "16.00 ± 0.00 %, which does not tell"),  # no width
         # Better in one seed, worse in another; and better by the same in every seed, an interval of no width.
         ([16, 20.5, 15.5, 20], {"profile": "digits"}, "not", "undecided"),
         ([16, 17, 15.5, 16], {"profile": "digits"}, "not", "undecided (+2.00 ± 0.00 points, over seeds)"),
@@ -94,7 +94,7 @@ def test_the_verdict_follows_the_rule(ours, changes, expected, reason):
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_a_value_needs_three_seeds(seeds):
     found_verdict, why = verdict([16, 16.5][:seeds], reference=None)
-    assert found_verdict == "not run" and "fewer than 3 seeds" in why
+    assert found_verdict == "not asked" and "fewer than 3 seeds" in why
 
 
 def test_the_noise_of_two_single_runs_is_the_binomials():
@@ -224,7 +224,7 @@ def test_counts_and_grid_have_the_tables_shape():
         found([16], [18], column="BAN-3", printed=17),
     ]
     table = ledger.ledger(rows)
-    assert ledger.counts(table) == {"reproduced": 1, "partly": 0, "not": 0, "too small to tell": 1, "not run": 1}
+    assert ledger.counts(table) == {"reproduced": 1, "partly": 0, "not": 0, "too small to tell": 1, "not asked": 0, "not run": 1}
     assert tuple(ledger.counts(table)) == ledger.VERDICTS
     grid = ledger.grid(table, "paper")
     assert grid.index.tolist() == ["DenseNetBC-90-60"] and grid.columns.tolist() == ["BAN-1", "BAN-2", "BAN-3"]

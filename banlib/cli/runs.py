@@ -13,7 +13,7 @@ from banlib.cli.shared import command, emit, flag
 
 ids = click.argument("run_ids", metavar="ID...", nargs=-1, required=True)
 in_store = shared.store("A folder of runs, such as results.", exists=True)
-SPEC = ("dataset", "network", "name", "generation", "seed", "teacher")
+SPEC = ("dataset", "network", "name", "generation", "seed", "teacher", "objective", "temperature")
 
 
 @command("All runs, also those in training.", "list")
@@ -197,6 +197,6 @@ def line(store, run_id):
     spec, metrics = run.get("spec"), run.get("metrics", [])
     tested = [row["test_error"] for row in metrics if "test_error" in row]
     row = {"id": run_id} | {name: getattr(spec, name, None) for name in SPEC}
-    row |= {"status": state(store, run_id)[0], "epochs": len(metrics) if run else None}
-    row |= {"epochs_planned": spec and spec.recipe.epochs}
+    row |= {"lr": spec and spec.recipe.lr, "status": state(store, run_id)[0]}
+    row |= {"epochs": len(metrics) if run else None, "epochs_planned": spec and spec.recipe.epochs}
     return row | {"test_error": tested[-1] if tested else None}

@@ -7,6 +7,7 @@ import click
 from banlib.cli import FAILED, shared
 from banlib.cli.shared import command, flag, option
 
+STEPS = ("rate", "controls", "compute", "generations", "objectives", "table 2", "longer")
 ABOVE_0 = click.FloatRange(0, min_open=True)
 
 
@@ -117,7 +118,7 @@ def table(number, profile, rows, seeds, teacher, share_ends, device, plan, worke
     dry_run, speed = how.pop("dry_run"), how.pop("speed")
     number, how = printed.check_table(number), shared.check_how(**how)
     if (workers or speed) and not dry_run:
-        raise recipe.BadInput("--workers and --speed say what a plan costs: add --dry-run")
+        raise recipe.BadInput("--workers and --speed need --dry-run; --jobs trains side by side")
     settings = parameters.check_parameters(profile, seeds=seeds)
     rows = printed.check_rows(rows, number)
     if number == 1 and not (teacher == "auto" and share_ends):
@@ -125,7 +126,7 @@ def table(number, profile, rows, seeds, teacher, share_ends, device, plan, worke
         raise recipe.BadInput(f"table 1 has lineages of one network each: {only}")
     teacher = None if teacher == "auto" else parameters.check_network(teacher)
     seeds = None if seeds == "auto" else settings.seeds
-    workers = [parameters.check_jobs(count) for count in workers.split(",") if count]
+    workers = [parameters.check_workers(count) for count in workers.split(",") if count]
 
     from banlib.paper import cost, ledger, tables
     from banlib.runs import engines, machine
@@ -181,8 +182,9 @@ def run(spec, store, device, as_json, **how):
         if spec.run_id != own:
             raise ValueError(f"the id is {own}, the spec hashes to {spec.run_id}")
     except (ValueError, LookupError, TypeError) as error:
-        wanted = "--spec must be one line of `banlib table 1 --plan`"
-        raise BadInput(f"{wanted}, which has an id and a spec: {plain(error)}") from None
+        missing = f"it lacks {error}" if isinstance(error, KeyError) else plain(error)
+        wanted = "--spec must be one line of a --plan"
+        raise BadInput(f"{wanted}, which has an id and a spec: {missing}") from None
 
     from banlib.runs.fit import fit
 
@@ -229,11 +231,13 @@ def show_ledger(number, profile, why, csv, as_json):
 @command("Train the evidence of cifar100-lite, most useful first.")
 @shared.minutes
 @shared.jobs
-@option("--steps", help="Only these steps, separated by commas; auto: all.")
+@option("--steps", help=f"Only these of {','.join(STEPS)}; auto: all.")
 @flag("--dry-run", help="Train nothing; say what each step has and lacks.")
-@option("--export", metavar="DIR", help="Where finished runs are copied; auto: results/.")
+@option("--export", metavar="DIR", help="Where finished runs are copied; auto: the records.")
 def campaign(minutes, jobs, steps, dry_run, export, as_json):
     """Train what is missing of the plan, and copy what is finished; then go on where it stopped.
+
+    The step rate checks that the recipes are those that the rule chooses; it has no row.
 
     JSON: [{step, runs, finished, seeds (those of which all is finished)}]
     """

@@ -9,6 +9,7 @@ from scipy import stats
 
 from banlib.paper import numbers
 from banlib.paper import statistics as st
+from banlib.paper.ledger import UNJUDGED
 from banlib.paper.numbers import data
 
 CONTROL = f"`{st.CONTROL}`"
@@ -319,10 +320,10 @@ def cost(result):
 
 def ledger(counts):
     """How many of the paper's errors have which verdict, of `ledger.counts`."""
-    untried = counts.get("not run", 0)
-    told = listed(f"{data(count)} {name}" for name, count in counts.items() if name != "not run")
+    judged = {name: count for name, count in counts.items() if name not in UNJUDGED}
+    told = listed(f"{data(count)} {name}" for name, count in judged.items())
     start = f"Of the {data(sum(counts.values()))} errors that the paper reports"
-    return f"{start}, {data(sum(counts.values()) - untried)} have a verdict: {told}."
+    return f"{start}, {data(sum(judged.values()))} have a verdict: {told}."
 
 
 def guess(claim, row, control=None):

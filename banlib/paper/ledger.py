@@ -16,7 +16,8 @@ PAPER_IMAGES = 10_000  # in its test set
 LEAST_SEEDS, MOST_REACH = 3, 1.0  # the reach in points
 LEAST_SHARE, MOST_SHARE = 0.5, 2.0  # times the paper's share of errors
 SMALL = "too small to tell"
-VERDICTS = ("reproduced", "partly", "not", SMALL, "not run")
+UNJUDGED = "not asked", "not run"
+VERDICTS = ("reproduced", "partly", "not", SMALL, *UNJUDGED)
 
 
 def noise(one, other):
@@ -47,11 +48,12 @@ any such run is judged without them, and says so.
 
 - `reproduced`: yes to both, or to the first where there is no reference.
 - `partly`: yes to one of the two.
-- `not`: yes to neither, though it was run.
+- `not`: yes to neither, though it was run; the answer may only be undecided.
 - `{SMALL}`: the paper's difference lies within the noise of two
   single runs, about {noise(18, 18):.1f} points for {PAPER_IMAGES:,} test images. The second
   question is not asked, and the first was not answered.
-- `not run`: no run, or none of which a question can be asked.
+- `not asked`: run, but neither question can be asked of it.
+- `not run`: no run.
 
 A smaller profile has other networks or images. It is asked only the second
 question, and can earn `partly` at the most. An interval over seeds holds for
@@ -162,7 +164,7 @@ def _verdict(line, one, errors):
     why = "; ".join(filter(None, (value_why, sign_why, control_why)))
     answers = [answer for answer in (value, sign) if answer is not None]
     if not answers:
-        return (SMALL if SMALL in why else "not run"), why
+        return (SMALL if SMALL in why else "not asked"), why
     if value and (sign or not cell.reference):
         return "reproduced", why
     return ("partly" if any(answers) else "not"), why

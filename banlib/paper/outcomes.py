@@ -8,7 +8,7 @@ import pandas as pd
 from banlib.paper import numbers, printed
 from banlib.paper import statistics as st
 from banlib.paper.findings import CONTROL, MISSING, ONE_SEED, listed, over, result, verbs
-from banlib.paper.ledger import PAPER_SETTING
+from banlib.paper.ledger import PAPER_SETTING, UNJUDGED
 from banlib.paper.numbers import data
 
 MANY = 5  # numbers are counted, fewer are listed
@@ -173,7 +173,7 @@ def missed(board):
     known = {start: int(why.str.contains(rf"(?:^|; ){start}").sum()) for start in REASONS}
     told = [f"{data(number)} {REASONS[start]}" for start, number in known.items() if number]
     text = f"{count(len(why), 'number')} did not hold up{f': {listed(told)}' if told else ''}."
-    for reason, group in board[board["verdict"] == "not run"].groupby("why", sort=False):
+    for reason, group in board[board["verdict"].isin(UNJUDGED)].groupby("why", sort=False):
         cells = [f"`{row.network}` `{row.column}`" for row in group.itertuples()]
         cells = cells if len(cells) < MANY else [count(len(cells), "number")]
         text += f" No verdict for {listed(cells)}: {reason}."

@@ -67,7 +67,7 @@ def connection(address, jobs=None, threads=None):
     try:
         import ray
     except ImportError:
-        remedy = 'pip install "banlib[ray]"'
+        remedy = "`pip install '.[ray]'` in the checkout"
         raise BadInput(f"the engine ray needs Ray, which is not installed: {remedy}") from None
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
     cpus = max(machine.cores(), (jobs or 1) * (threads or 1))

@@ -133,6 +133,6 @@ def read(path):
             return work.unpacked(Path(path).read_bytes())
         weights = torch.load(path, map_location="cpu", weights_only=True)
         return {name: tensor.detach().clone() for name, tensor in weights.items()}
-    except Exception as error:  # torch and its unpickler raise a dozen kinds at other files
-        first = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise BadInput(f"{path} holds no state dict that can be read safely ({first})") from None
+    except Exception:  # torch and its unpickler raise a dozen kinds at other files, and advise
+        wanted = "expected safetensors, or tensors by name in a file of torch.save"
+        raise BadInput(f"{path} holds no state dict that can be read safely; {wanted}") from None

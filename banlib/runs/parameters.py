@@ -125,6 +125,10 @@ def check_jobs(value):
     return None if is_auto(value) else check_integer("jobs", value, 1, MOST_JOBS, "'auto' or ")
 
 
+def check_workers(value):
+    return check_integer("workers", value, 1, MOST_JOBS)
+
+
 def integer(value):
     """value as an int if it is a whole number, or a decimal string of one; else None."""
     value = plain_python(value)
