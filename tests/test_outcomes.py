@@ -122,7 +122,10 @@ def test_speeds_and_plans_in_words():
     text = words(outcomes.scale(MEASURED, 0.575, PLAN))
     assert text.startswith("Asking a teacher about every batch made training 26 % longer.")
     assert "43 % of what a teacher is asked" in text and "Asking" not in outcomes.scale(None, 0.5, PLAN)
-    assert outcomes.predictions([MEASURED])["measured"].tolist() == [2.5, 3.25, 1.26, 1.16, 1.01, 3.25]
+    table = outcomes.predictions([MEASURED])
+    assert table["measured"].tolist() == [2.5, 3.25, 1.26, 1.16, 1.01, 3.25]
+    assert words(outcomes.held(table)).startswith("5 of 6 predictions held. Missed: labels alone, times")
+    assert words(outcomes.held(table[1:3])) == "2 of 2 predictions held."
 
 
 def test_a_campaign_is_told_by_step_and_seed():

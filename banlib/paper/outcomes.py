@@ -234,6 +234,15 @@ def predictions(results):
     return pd.DataFrame(rows, columns=["what", "predicted", "measured"])
 
 
+def held(table):
+    """How many `predictions` held, and which did not."""
+    most = table["what"].str.endswith("at most")
+    right = (table["measured"] - table["predicted"]) * (1 - 2 * most) >= 0
+    missed = table["what"][~right].tolist()
+    text = f"{data(int(right.sum()))} of {count(len(table), 'prediction')} held."
+    return f"{text} Missed: {'; '.join(missed)}." if missed else text
+
+
 def workers(rows):
     """How far more workers help: rows of `cost.makespans`."""
     first, last = rows[0], rows[-1]
