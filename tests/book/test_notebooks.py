@@ -69,6 +69,8 @@ def test_the_first_cell_says_what_to_install_where_the_library_is_missing(chapte
 def test_cells_are_short(chapter):
     lengths = [len(source.splitlines()) for source, _ in cells_of(chapter, "code")]
     assert statistics.median(lengths) <= 8 and max(lengths) <= 25
+    shown = [source for source, about in cells_of(chapter, "code") if not about.get("jupyter")]  # others are folded
+    assert [line for source in shown for line in source.splitlines() if len(line) > 88] == [], "a page shows 88 characters"
 
 
 @EACH
