@@ -179,10 +179,10 @@ def read_json(path):
 
 def parsed(raw):
     """A JSON text, in which NaN and infinities, that JSON does not have, are a ValueError."""
-    return json.loads(raw, parse_constant=float_of_json)
+    return json.loads(raw, parse_constant=refuse_nan)
 
 
-def float_of_json(text):
+def refuse_nan(text):
     raise ValueError(f"{text} is no number of JSON")
 
 
