@@ -231,7 +231,7 @@ def test_agreement_cost_and_ledger():
     ratios = {"distill_online": 1.3, "distill_remembered": 1.2, "distill_later": 1.01}
     result = {"distill_over_plain": {name: {"median": ratio} for name, ratio in ratios.items()}, "rounds": 5}
     text = words(findings.cost(result))
-    assert "costs 1.30 training runs" in text and "first student costs 1.20 and each later one 1.01" in text
+    assert "costs 1.30 training runs" in text and "over 200 epochs the first student costs 1.20 and each later one 1.01" in text
     counts = dict.fromkeys(ledger.VERDICTS, 1) | {"not run": 39}
     assert "Of the 44 errors that the paper reports, 4 have a verdict: 1 reproduced" in words(findings.ledger(counts))
 

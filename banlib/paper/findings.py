@@ -11,6 +11,7 @@ from banlib.paper import numbers
 from banlib.paper import statistics as st
 from banlib.paper.ledger import UNJUDGED
 from banlib.paper.numbers import data
+from banlib.runs.recipe import PAPER
 
 CONTROL = f"`{st.CONTROL}`"
 RIVAL = f"the control {CONTROL}"
@@ -313,8 +314,9 @@ def cost(result):
     online, first, later = (data(result["distill_over_plain"][name]["median"]) for name in names)
     return (
         f"A student whose teacher is asked each time costs {online} training runs on labels alone. "
-        f"If the teacher's answers are remembered, over 200 epochs the first student costs {first} "
-        f"and each later one {later} (medians of {data(result['rounds'])} rounds on one machine)."
+        f"If the teacher's answers are remembered, over {data(PAPER.epochs)} epochs the first "
+        f"student costs {first} and each later one {later} (medians of {data(result['rounds'])} "
+        "rounds on one machine)."
     )
 
 

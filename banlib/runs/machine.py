@@ -132,8 +132,8 @@ def own_settings(kind, threads=None, deterministic=False):
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
     backends, same = torch.backends, torch.are_deterministic_algorithms_enabled
-    exact = (backends.mkldnn, backends.cudnn)
-    exact = (*(each.conv for each in exact), backends.mkldnn.matmul, backends.cuda.matmul)
+    exact = (backends.mkldnn.matmul, backends.mkldnn.conv)
+    exact += (backends.cuda.matmul, backends.cudnn.conv)
     attributes = [(place, "fp32_precision", "ieee") for place in exact]
     attributes += [(backends.cudnn, "benchmark", False)]
     attributes += [(torch.utils.deterministic, "fill_uninitialized_memory", False)]  # costs time

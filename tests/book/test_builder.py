@@ -75,17 +75,18 @@ def test_force_runs_everything(copy):
     assert book.build(root=copy, force=True, render=False).ran == ("01_teacher", "02_ban_densenet")
 
 
-@pytest.mark.parametrize("change", ["notebook", "parameters", "banlib", "results", "versions"])
+@pytest.mark.parametrize("change", ["notebook", "parameters", "loop.py", "figures/book.mplstyle", "results", "versions"])
 def test_every_input_of_a_chapter_counts(copy, monkeypatch, tmp_path, change):
     injected = {}
     if change == "notebook":
         write_chapter(copy, "01_teacher", "# Another title", PARAMETERS)
     elif change == "parameters":
         injected = {"gens": 2}
-    elif change == "banlib":
+    elif change in ("loop.py", "figures/book.mplstyle"):
         shutil.copytree(book.PACKAGE, tmp_path / "banlib")
-        (tmp_path / "banlib/loop.py").write_text("changed = True")
+        (tmp_path / "banlib" / change).write_text("changed = True")
         monkeypatch.setattr(book, "PACKAGE", tmp_path / "banlib")
+        change = "banlib"
     elif change == "results":
         (copy / "results").mkdir()
         (copy / "results/run.json").write_text("{}")
