@@ -44,6 +44,8 @@ def test_students_far_off_are_arrows_with_their_share(share, clear, arrow):
     ]
     for text in panels(tables.students_gain(pd.DataFrame(gains))):
         assert f"clearly better in {clear} of 13" in text and ("\N{MINUS SIGN}250 %" in text) == arrow
+    for text in panels(tables.students_gain(pd.DataFrame(gains).assign(ci95=0.0))):
+        assert "clearly better in 0 of 13" in text, "an interval without width is not clear"
 
 
 def test_the_ledger_has_a_panel_for_each_profile_and_keeps_the_roles_colors():

@@ -134,4 +134,4 @@ def test_a_campaign_is_told_by_step_and_seed():
         {"step": "table 2", "runs": 30, "finished": 0, "seeds": []},
     ]
     text = words(outcomes.campaign(rows))
-    assert "by step of the plan: controls 7 of 10 (all of seed 0 and 3) and table 2 0 of 30. banlib campaign trains" in text
+    assert "by step of the plan: controls 7 of 10 (all of seeds 0 and 3) and table 2 0 of 30. banlib campaign trains" in text

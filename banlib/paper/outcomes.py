@@ -200,7 +200,8 @@ def campaign(rows):
     """How much of the planned evidence there is, of `runs.campaign.run`."""
     told = []
     for row in rows:
-        seeds = f" (all of seed {listed(row['seeds'])})" if row["seeds"] else ""
+        several = "seeds" if len(row["seeds"]) > 1 else "seed"
+        seeds = f" (all of {several} {listed(row['seeds'])})" if row["seeds"] else ""
         told.append(f"`{row['step']}` {data(row['finished'])} of {data(row['runs'])}{seeds}")
     text = f"Of the networks planned, these are finished, by step of the plan: {listed(told)}."
     return f"{text} `banlib campaign` trains the others, in this order."
