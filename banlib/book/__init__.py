@@ -32,6 +32,7 @@ from banlib.runs.parameters import check_parameters, plain_python, refuse_others
 
 PACKAGE = Path(__file__).parents[1]
 HEADLINE = "02_ban_densenet", "headline"  # the chapter whose figure of this name the README shows
+LEDGER = "07_ledger"  # runs after the others: it shows whatever is trained, by them or before
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -64,22 +65,24 @@ def build(profile="digits", device="auto", parameters=None, root=None, force=Fal
     except Timeout:
         tell(f"another process is building this book and holds {lock.lock_file}; waiting for it")
     with lock:
-        library, stale = library_inputs(root), []
-        for chapter in chapters:
-            inputs = library | chapter_inputs(chapter, parameters)
-            if changed := what_changed(root, chapter.name, inputs) or force * ["forced"]:
-                stale.append((chapter, inputs, ", ".join(changed)))
-            else:
-                tell(f"{chapter.name}: up to date")
-        failures = execute_all(root, stale)
+        library, ran, failures = library_inputs(root), [], []
+        for last in (False, True):
+            stale = []
+            for chapter in (each for each in chapters if (each.name == LEDGER) is last):
+                inputs = library | chapter_inputs(chapter, parameters)
+                if changed := what_changed(root, chapter.name, inputs) or force * ["forced"]:
+                    stale.append((chapter, inputs, ", ".join(changed)))
+                else:
+                    tell(f"{chapter.name}: up to date")
+            failures += execute_all(root, stale)
+            ran += [chapter.name for chapter, *_ in stale]
         if failures:
             kept = " _build/html is the book before." if (root / "_build/html").exists() else ""
             failures.insert(0, f"Nothing was rendered, because a chapter failed.{kept}")
             raise BookError("\n".join(failures))
         page = render_book(root, chapters, force) if render else None
-    ran = tuple(chapter.name for chapter, *_ in stale)
     seconds = {chapter.name: read_stamp(root, chapter.name)["seconds"] for chapter in chapters}
-    return Built(page, seconds, ran)
+    return Built(page, seconds, tuple(ran))
 
 
 def find_root(root=None):
@@ -155,7 +158,15 @@ def chapter_inputs(chapter, parameters):
     """A parameter's default is not given again: it would be a second cell on the page."""
     own = {name: parameters.get(name, usual) for name, usual in chapter.parameters.items()}
     given = {name: value for name, value in own.items() if value != chapter.parameters[name]}
-    return {"notebook": digest([chapter.path], chapter.path.parent), "parameters": given}
+    inputs = {"notebook": digest([chapter.path], chapter.path.parent), "parameters": given}
+    return inputs | ({"trained networks": trained()} if chapter.name == LEDGER else {})
+
+
+def trained():
+    """SHA-256 over the ids of all finished runs."""
+    from banlib.runs.store import Store
+
+    return hashlib.sha256(" ".join(Store().overview()).encode()).hexdigest()
 
 
 def what_changed(root, name, inputs):
@@ -236,6 +247,7 @@ def execute(root, chapter, inputs, why):
         running.replace(finished)
         failed.unlink(missing_ok=True)
         seconds = round(time.perf_counter() - started, 1)
+        inputs |= {"trained networks": trained()} if chapter.name == LEDGER else {}  # its own too
         stamp = {"inputs": inputs, "executed": digest([finished], folder), "seconds": seconds}
         write_atomically(finished.with_suffix(".json"), json.dumps(stamp, indent=1).encode())
         tell(f"{chapter.name}: done in {seconds:.0f} s")

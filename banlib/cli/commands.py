@@ -60,7 +60,8 @@ def data(name, as_json):
 def book(profile, device, parameters, force, no_render, as_json):
     """Run every chapter whose inputs changed through papermill, then render to _build/html.
 
-    What is trained already is loaded. A misspelt parameter is refused before anything runs.
+    What is trained already is loaded. The ledger runs last, and again when networks were trained
+    since. A misspelt parameter is refused before anything runs.
 
     \b
     banlib book -p gens 2 -p seeds 3

@@ -18,6 +18,8 @@ from filelock import FileLock
 from banlib import book
 from banlib.book import kernel
 from banlib.runs.disk import home
+from banlib.runs.fit import fit
+from conftest import tiny_spec
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,22 @@ def test_second_build_does_nothing_and_says_where_the_page_is(built, capsys):
 def test_only_the_changed_chapter_runs_again(copy):
     write_chapter(copy, "01_teacher", "# Another title", PARAMETERS, "1 + 1")
     assert book.build(root=copy, render=False).ran == ("01_teacher",)
+
+
+def test_the_ledger_runs_last_and_again_when_networks_were_trained_since(tmp_path):
+    """Its own networks are no reason. A chapter beside it may train some that it shows."""
+    root = small_book(tmp_path, ("01_teacher", "07_ledger"))
+    train = "from conftest import tiny_spec\nfrom banlib.runs.fit import fit\nfit(tiny_spec(seed={}))".format
+    tests = f"import sys, time\nsys.path.insert(0, {str(ROOT / 'tests')!r})\n"
+    write_chapter(root, "01_teacher", "# One", PARAMETERS, f"{tests}time.sleep(1)\n{train(0)}")
+    seen = "from banlib.runs.store import Store\nprint(len(Store().overview()), 'are trained')\n"
+    write_chapter(root, "07_ledger", "# Seven", PARAMETERS, f"{tests}{seen}{train(1)}")
+    assert book.build(root=root, render=False).ran == ("01_teacher", "07_ledger")
+    assert "1 are trained" in (root / "_build/executed/07_ledger.ipynb").read_text(encoding="utf-8")
+    assert book.build(root=root, render=False).ran == ()
+    fit(tiny_spec(seed=2))
+    assert book.build(root=root, render=False).ran == ("07_ledger",)
+    assert "3 are trained" in (root / "_build/executed/07_ledger.ipynb").read_text(encoding="utf-8")
 
 
 def test_force_runs_everything(copy):
