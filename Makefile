@@ -1,6 +1,8 @@
 # make book, make lab, make test: all first see to .venv, which is made from requirements.lock and nothing else.
 # Every path here is relative, so a checkout may lie in a folder with spaces in its name.
 
+UV := _build/uv/bin/uv
+
 .PHONY: help book lab test lock clean .venv
 .DEFAULT_GOAL := help
 
@@ -22,10 +24,8 @@ lab: .venv  ## open JupyterLab on working copies of the chapters, in work/; your
 test: .venv  ## run the tests; make test ARGS="-k lineage" picks some
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 3 --dist worksteal $(ARGS)
 
-lock:  ## pin what pyproject.toml asks for; make lock ARGS=--upgrade takes the newest versions
-	"$(PYTHON)" -m venv _build/lock
-	_build/lock/bin/python -m pip install --quiet uv
-	_build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+lock: $(UV)  ## pin what pyproject.toml asks for; make lock ARGS=--upgrade takes the newest versions
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--extra test $(ARGS) --output-file requirements.lock pyproject.toml
 
 clean:  ## remove the rendered book and caches; trained runs, data and .venv stay
@@ -39,13 +39,21 @@ clean:  ## remove the rendered book and caches; trained runs, data and .venv sta
 		&& .venv/bin/python -I -c '$(COMPLETE)' 2>/dev/null || rm -f .venv/locked
 	@$(MAKE) --silent .venv/installed
 
+LOCKED := --require-hashes --requirement requirements.lock
+
+# uv takes a quarter of pip's time; pip knows mirrors and certificates of its own, for where uv gets nothing.
+$(UV):
+	"$(PYTHON)" -m venv _build/uv
+	_build/uv/bin/python -m pip install --quiet uv
+
 .venv/locked: requirements.lock
 	@"$(PYTHON)" -c '$(SUITABLE)' 2>/dev/null || { echo "the book needs Python 3.11, 3.12 or 3.13 and found \
 	$(if $(PYTHON),only $(PYTHON),none); install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "Making .venv from requirements.lock (once; a few minutes, about 6.5 GB on Linux)"
 	rm -rf .venv
 	"$(PYTHON)" -m venv .venv
-	.venv/bin/python -m pip install --no-compile --require-hashes --requirement requirements.lock
+	{ $(MAKE) --silent $(UV) && $(UV) pip install --python .venv/bin/python $(LOCKED); } \
+		|| .venv/bin/python -m pip install --no-compile $(LOCKED)
 	touch $@
 
 .venv/installed: .venv/locked pyproject.toml

@@ -389,11 +389,12 @@ def test_no_path_of_one_machine_and_no_registry():
 # make and .ci/run
 
 FAKE_PYTHON = """#!/bin/sh
-# Stands for the system's python and for the one in .venv: notes what it is asked, installs nothing.
+# Stands for the system's python, for the one in .venv, and for uv: notes what it is asked, installs nothing.
 echo "$*" >> "$LOG"
-case "$1 $2" in
-    "-m venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python && cp "$0" .venv/bin/banlib ;;
-    "-m pip") test ! -e interrupt ;;
+case "$*" in
+    "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && cp "$0" "$3/bin/banlib" ;;
+    "-m pip install --quiet uv") test ! -e offline && cp "$0" "$(dirname "$0")/uv" ;;
+    "-m pip "* | "pip install"*) test ! -e interrupt ;;
 esac
 """
 
@@ -428,7 +429,9 @@ def make(folder, *goals, python=None):
 
 
 VENV = "-m venv .venv"
-PACKAGES = "-m pip install --no-compile --require-hashes --requirement requirements.lock"
+UV = ["-m venv _build/uv", "-m pip install --quiet uv"]
+PACKAGES = "pip install --python .venv/bin/python --require-hashes --requirement requirements.lock"
+WITHOUT_UV = "-m pip install --no-compile --require-hashes --requirement requirements.lock"
 LIBRARY = "-m pip install --no-deps --no-build-isolation --editable ."
 
 
@@ -436,14 +439,21 @@ LIBRARY = "-m pip install --no-deps --no-build-isolation --editable ."
 def test_make_installs_from_the_lock_once_then_does_its_job(checkout, goal, command):
     result, asked = make(checkout, goal)
     assert result.returncode == 0, result.stderr
-    assert asked == [VENV, PACKAGES, LIBRARY, command]
+    assert asked == [VENV, *UV, PACKAGES, LIBRARY, command]
     assert make(checkout, goal)[1] == [command]
+
+
+def test_make_installs_by_pip_where_uv_is_not_to_be_had(checkout):
+    (checkout / "offline").touch()
+    result, asked = make(checkout, "test")
+    assert result.returncode == 0, result.stderr
+    assert asked[:5] == [VENV, *UV, WITHOUT_UV, LIBRARY]
 
 
 def test_make_heals_an_interrupted_venv(checkout):
     (checkout / "interrupt").touch()
-    result, _ = make(checkout, "test")
-    assert result.returncode != 0
+    result, asked = make(checkout, "test")
+    assert result.returncode != 0 and asked == [VENV, *UV, PACKAGES, WITHOUT_UV]
     (checkout / "interrupt").unlink()
     assert make(checkout, "test")[1][:3] == [VENV, PACKAGES, LIBRARY]
 
