@@ -1,14 +1,17 @@
 """Chromium, driven by chromedriver; tests that want it are skipped where it is missing."""
 
+import contextlib
 import json
 import re
 import shutil
 from pathlib import Path
 
 import pytest
+from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.wait import WebDriverWait
 
 WIDE = """
 const scrolls = e => e && (getComputedStyle(e).overflowX !== "visible" || scrolls(e.parentElement));
@@ -154,6 +157,15 @@ def play(driver, root):
     return names
 
 
+def press(driver, button, done):
+    """Click, again while nothing comes of it: on a slow machine a page may still move under the pointer."""
+    for _ in range(10):
+        button.click()
+        with contextlib.suppress(TimeoutException):
+            return WebDriverWait(driver, 30, poll_frequency=0.2).until(lambda _: done())
+    raise TimeoutException(f"{button.text!r} did nothing")
+
+
 def train_live(driver, wait, root, seed):
     """Live training of a lineage that is not in the store, started, stopped, and gone on with.
 
@@ -164,17 +176,13 @@ def train_live(driver, wait, root, seed):
         field.clear()
         field.send_keys(str(own))
         before = said(root)
-        start.click()
-        wait.until(lambda _, before=before: said(root) != before)
+        press(driver, start, lambda before=before: said(root) != before)
         wait.until(lambda _: re.search(r"Training\. \S+, epoch \d+ of|Finished", said(root)))
-        stop.click()
-        wait.until(lambda _: re.search("Stopped; nothing is lost|Finished", said(root)))
+        press(driver, stop, lambda: re.search("Stopped; nothing is lost|Finished", said(root)))
         if "Stopped" in said(root):
             break
     assert start.text == "Go on" and len(all_of(root, "polyline")) >= 2
     name, epoch = re.search(r"(\S+), epoch (\d+)", said(root)).groups()
-    start.click()
-    wait.until(lambda _: re.search(r"(Training|Finished)\. \S+, epoch \d+", said(root)))
+    press(driver, start, lambda: re.search(r"(Training|Finished)\. \S+, epoch \d+", said(root)))
     assert name not in said(root) or int(re.search(r"epoch (\d+)", said(root))[1]) >= int(epoch), "it went on"
-    stop.click()
-    wait.until(lambda _: re.search("Stopped|Finished", said(root)))
+    press(driver, stop, lambda: re.search("Stopped|Finished", said(root)))
