@@ -159,14 +159,16 @@ def chapter_inputs(chapter, parameters):
     own = {name: parameters.get(name, usual) for name, usual in chapter.parameters.items()}
     given = {name: value for name, value in own.items() if value != chapter.parameters[name]}
     inputs = {"notebook": digest([chapter.path], chapter.path.parent), "parameters": given}
-    return inputs | ({"trained networks": trained()} if chapter.name == LEDGER else {})
+    return inputs | trained(chapter)
 
 
-def trained():
-    """SHA-256 over the ids of all finished runs."""
+def trained(chapter):
+    """What the ledger hangs on besides: the ids of all finished runs, as SHA-256."""
     from banlib.runs.store import Store
 
-    return hashlib.sha256(" ".join(Store().overview()).encode()).hexdigest()
+    if chapter.name != LEDGER:
+        return {}
+    return {"trained networks": hashlib.sha256(" ".join(Store().overview()).encode()).hexdigest()}
 
 
 def what_changed(root, name, inputs):
@@ -247,7 +249,7 @@ def execute(root, chapter, inputs, why):
         running.replace(finished)
         failed.unlink(missing_ok=True)
         seconds = round(time.perf_counter() - started, 1)
-        inputs |= {"trained networks": trained()} if chapter.name == LEDGER else {}  # its own too
+        inputs |= trained(chapter)  # its own too
         stamp = {"inputs": inputs, "executed": digest([finished], folder), "seconds": seconds}
         write_atomically(finished.with_suffix(".json"), json.dumps(stamp, indent=1).encode())
         tell(f"{chapter.name}: done in {seconds:.0f} s")
