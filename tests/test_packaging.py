@@ -124,7 +124,7 @@ SUBJECT = ("names", "models", "objectives", "views", "teachers", "loop", "ensemb
 FLOORS = {**dict.fromkeys(SUBJECT, 0), "runs": 1, "paper": 2, "figures": 3, "explorers": 3, "book": 4, "cli": 5}
 FILES = sorted(ROOT.glob("banlib/**/*.py"))
 SUBJECT_LINES, FILE_LINES, FUNCTION_LINES, LINE_LENGTH = 1000, 350, 60, 100
-LIBRARY_LINES = 9019  # where it stands; the plan is 5,000
+LIBRARY_LINES = 9026  # where it stands; the plan is 5,000
 
 
 def room(file):

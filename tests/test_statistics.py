@@ -46,6 +46,19 @@ def controls(**errors):
     return {name: {seed: run(error) for seed, error in enumerate(values)} for name, values in errors.items()}
 
 
+@pytest.mark.parametrize("few, names, seeds", [
+    ([9.0], "Teacher BAN-1", 5),  # a network of one seed does not take four from the others
+    ([9.0] * 4, "Teacher BAN-1 few", 4),  # twelve means of three networks, not ten of two
+    ([9.0] * 5, "Teacher BAN-1 few", 5),
+])  # fmt: skip
+def test_networks_are_matched_in_as_many_rows_as_can_be_had(few, names, seeds):
+    table = frame(**{"Teacher": [5.0] * 5, "BAN-1": [4.0] * 5, "few": few})
+    kept = statistics.matched(table)
+    assert set(kept["name"]) == set(names.split())
+    assert (kept.groupby("name")["seed"].agg(set) == set(range(seeds))).all()
+    assert len(kept) == len(names.split()) * seeds
+
+
 def test_errors_has_a_row_for_each_seed_and_model():
     table = statistics.errors(lineages({0: [3, 2, 1, 1], 7: [4, 2, 2, 0]}))
     assert list(table["seed"]) == [0] * 6 + [7] * 6

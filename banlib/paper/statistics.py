@@ -200,6 +200,13 @@ def with_controls(frame, controls):
     return pd.concat([frame, pd.DataFrame(rows)]) if rows else frame
 
 
+def matched(frame):
+    """The most rows in which all networks have the same seeds; one that lacks some of them leaves."""
+    seeds = frame.groupby("name")["seed"].agg(frozenset)
+    best = max(seeds, key=lambda some: len(some) * sum(some <= others for others in seeds))
+    return frame[frame["seed"].isin(best) & frame["name"].map(seeds.map(best.issubset))]
+
+
 def gains(frame, controls):
     """Each single network's gain over its teacher, and over the same step without one, in points.
 
