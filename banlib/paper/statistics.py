@@ -201,7 +201,7 @@ def with_controls(frame, controls):
 
 
 def matched(frame):
-    """The most rows in which all networks have the same seeds; one that lacks some of them leaves."""
+    """Most rows in which all networks have the same seeds; one that lacks any of them goes."""
     seeds = frame.groupby("name")["seed"].agg(frozenset)
     best = max(seeds, key=lambda some: len(some) * sum(some <= others for others in seeds))
     return frame[frame["seed"].isin(best) & frame["name"].map(seeds.map(best.issubset))]
